@@ -1,0 +1,65 @@
+//! The geometry of a KV cache: which planes one attention layer stores for each token.
+//!
+//! A cache is not assumed to hold keys and values. A layer names its planes; allocators, schedulers and planners
+//! multiply widths and never ask what a plane means.
+
+use crate::DType;
+use serde::Serialize;
+
+/// One array that a layer keeps per token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Plane {
+    /// What the plane holds, for people and for look-up: `k`, `v`, `latent`, ...
+    pub name: &'static str,
+    /// Elements per token.
+    pub width: usize,
+}
+
+/// The planes of one layer, in storage order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CacheLayout {
+    planes: Vec<Plane>,
+}
+
+/// A layout that cannot be stored.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// Two planes share a name.
+    #[error("cache plane `{0}` is declared twice")]
+    Duplicate(&'static str),
+    /// The sum of the widths does not fit the address space.
+    #[error("the cache planes are too wide: their elements per token overflow")]
+    Overflow,
+}
+
+impl CacheLayout {
+    /// A layout of `planes`; those of width 0 are left out.
+    pub fn new(planes: impl IntoIterator<Item = Plane>) -> Result<Self, LayoutError> {
+        let mut kept: Vec<Plane> = Vec::new();
+        let mut elements = 0usize;
+        for plane in planes.into_iter().filter(|plane| plane.width > 0) {
+            if kept.iter().any(|other| other.name == plane.name) {
+                return Err(LayoutError::Duplicate(plane.name));
+            }
+            elements = elements.checked_add(plane.width).ok_or(LayoutError::Overflow)?;
+            kept.push(plane);
+        }
+        elements.checked_mul(8).ok_or(LayoutError::Overflow)?;
+        Ok(Self { planes: kept })
+    }
+
+    /// The planes in storage order.
+    pub fn planes(&self) -> &[Plane] {
+        &self.planes
+    }
+
+    /// Elements stored per token by one layer.
+    pub fn elements_per_token(&self) -> usize {
+        self.planes.iter().map(|plane| plane.width).sum()
+    }
+
+    /// Bytes stored per token by one layer.
+    pub fn bytes_per_token(&self, dtype: DType) -> usize {
+        self.elements_per_token() * dtype.bytes()
+    }
+}

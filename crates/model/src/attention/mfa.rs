@@ -1,0 +1,205 @@
+//! Multi-matrix factorization attention (arXiv 2412.19255, section 3; Step-3's layer, arXiv 2507.19427, section 2).
+//!
+//! One key and one value of width C serve m query heads of width C, whose queries pass through a rank-r factor.
+//! Cache: `k` and `v`, C values each.
+
+use super::{
+    Attention, CachedAttention, Design, Scale, Shared,
+    query::{Query, QuerySizes},
+};
+use crate::{
+    cache::CacheStep,
+    error::{ConfigError, WeightError, positive},
+    position::{self, Position},
+    sequences::Sequences,
+    tape::{AttentionArgs, HeadVar, Tape, Var},
+    weights::{Declarations, Param, Scope},
+};
+use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
+use keyfold_ops::{
+    attention::{self, Cached, Heads},
+    rope::{self, Heads as RopeHeads, Positions, RopeTable},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Multi-matrix factorization attention.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MfaConfig {
+    /// Query heads m.
+    pub heads: usize,
+    /// Width C of the shared key, the shared value and each query head.
+    pub head_dim: usize,
+    /// Rank r of the query factorisation; C by default, as in the paper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_rank: Option<usize>,
+    /// Whether the latent query is normalised (Step-3: yes).
+    #[serde(default = "yes")]
+    pub query_norm: bool,
+    /// Position information.
+    #[serde(default)]
+    pub position: Position,
+    /// Base of the rotary frequencies.
+    #[serde(default = "position::default_theta")]
+    pub rope_theta: f64,
+    /// Factor on scores; C^-0.5 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub softmax_scale: Option<f64>,
+}
+
+pub(super) fn yes() -> bool {
+    true
+}
+
+impl MfaConfig {
+    /// Rank r of the query factorisation.
+    pub fn rank(&self) -> usize {
+        self.query_rank.unwrap_or(self.head_dim)
+    }
+
+    fn query(&self) -> QuerySizes {
+        QuerySizes { heads: self.heads, head_dim: self.head_dim, rank: self.rank(), norm: self.query_norm }
+    }
+
+    fn module(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Module, WeightError> {
+        Ok(Module {
+            down: scope.span(&["q_proj.weight", "k_proj.weight", "v_proj.weight"])?,
+            query: Query::new(self.query(), scope, shared)?,
+            o_proj: scope.get("o_proj.weight")?,
+            heads: self.heads,
+            width: self.head_dim,
+            rank: self.rank(),
+            rope: shared.rope.get(self.position, self.head_dim, self.rope_theta),
+            args: AttentionArgs {
+                scale: self.softmax_scale.unwrap_or((self.head_dim as f64).powf(-0.5)) as f32,
+                alibi: position::slopes(self.position, self.heads),
+            },
+        })
+    }
+}
+
+impl Design for MfaConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("heads", self.heads)?;
+        positive("head_dim", self.head_dim)?;
+        positive("query_rank", self.rank())?;
+        position::validate(self.position, self.rope_theta, self.head_dim, "head_dim")?;
+        position::validate_scale(self.softmax_scale)
+    }
+
+    fn declare(&self, hidden: usize, layers: usize, list: &mut Declarations) -> Result<(), ConfigError> {
+        list.matrix("q_proj.weight", self.rank(), hidden)?;
+        list.matrix("k_proj.weight", self.head_dim, hidden)?;
+        list.matrix("v_proj.weight", self.head_dim, hidden)?;
+        self.query().declare(list)?;
+        list.output("o_proj.weight", hidden, self.heads * self.head_dim, layers)
+    }
+
+    fn cache_layout(&self) -> Result<CacheLayout, ConfigError> {
+        let width = self.head_dim;
+        Ok(CacheLayout::new([Plane { name: "k", width }, Plane { name: "v", width }])?)
+    }
+
+    fn capacity(&self) -> Capacity {
+        let rank_per_head = self.rank().min(self.head_dim);
+        Capacity { heads: self.heads, rank_per_head, shared_latent_dim: self.head_dim }
+    }
+
+    fn cost(&self, hidden: usize) -> Cost {
+        let mixed = self.heads * self.head_dim;
+        Cost {
+            linear_flops: self.query().flops(hidden) + 2 * (hidden * (2 * self.head_dim + mixed)) as u64,
+            flops_per_context_token: 4 * mixed as u64,
+            elements_per_context_token: 2 * self.head_dim as u64,
+        }
+    }
+
+    fn heads(&self) -> usize {
+        self.heads
+    }
+
+    fn with_heads(&self, heads: usize) -> Self {
+        Self { heads, ..self.clone() }
+    }
+
+    fn preset(scale: &Scale) -> Self {
+        Self {
+            heads: 2 * scale.hidden / scale.shared_width(),
+            head_dim: scale.shared_width(),
+            query_rank: None,
+            query_norm: true,
+            position: Position::Rope,
+            rope_theta: position::ROPE_THETA,
+            softmax_scale: None,
+        }
+    }
+
+    fn training(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Box<dyn Attention>, WeightError> {
+        Ok(Box::new(self.module(scope, shared)?))
+    }
+
+    fn decoding(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Box<dyn CachedAttention>, WeightError> {
+        Ok(Box::new(self.module(scope, shared)?))
+    }
+}
+
+struct Module {
+    down: Param,
+    query: Query,
+    o_proj: Param,
+    heads: usize,
+    width: usize,
+    rank: usize,
+    rope: Option<Arc<RopeTable>>,
+    args: AttentionArgs,
+}
+
+impl Module {
+    /// Queries [T, m * C], keys and values [T, C] of `x`.
+    fn project(&self, tape: &mut Tape, x: &Var) -> [Var; 3] {
+        let down = tape.linear(x, &self.down);
+        let [latent, k, v] = tape.split(down, [self.rank, self.width, self.width]);
+        [self.query.forward(tape, &latent), k, v]
+    }
+}
+
+impl Attention for Module {
+    fn forward(&self, tape: &mut Tape, x: &Var, sequences: &Sequences) -> Var {
+        let [q, k, v] = self.project(tape, x);
+        if let Some(rope) = &self.rope {
+            tape.rope_in_place(&q, RopeHeads::adjacent(self.heads, self.width), rope, sequences);
+            tape.rope_in_place(&k, RopeHeads::adjacent(1, self.width), rope, sequences);
+        }
+        let [q, k, v] = [(&q, self.heads), (&k, 1), (&v, 1)].map(|(var, count)| HeadVar::packed(var, count));
+        let mixed = tape.attention(q, k, v, &self.args, sequences);
+        tape.linear(&mixed, &self.o_proj)
+    }
+}
+
+impl CachedAttention for Module {
+    fn forward(&self, tape: &mut Tape, x: &Var, step: &CacheStep<'_>) -> Var {
+        let [mut q, mut k, v] = self.project(tape, x).map(|var| var.value().clone());
+        if let Some(rope) = &self.rope {
+            for (x, heads) in [(&mut q, self.heads), (&mut k, 1)] {
+                let heads = RopeHeads::adjacent(heads, self.width);
+                rope::apply(x, heads, rope, Positions::From(step.past), false);
+            }
+        }
+        step.write(0, &k);
+        step.write(1, &v);
+        let mixed = tape.arena().tensor(step.new, self.heads * self.width, DType::F32);
+        let (keys, values) = (step.read(0, 1), step.read(1, 1));
+        let cached = Cached {
+            k: Heads::packed(&keys, 1),
+            v: Heads::packed(&values, 1),
+            past: step.past,
+            scale: self.args.scale,
+            alibi: self.args.alibi.as_deref(),
+            rotate: None,
+        };
+        attention::cached(Heads::packed(&q, self.heads), &cached, Heads::packed(&mixed, self.heads));
+        let mixed = tape.leaf(mixed);
+        tape.linear(&mixed, &self.o_proj)
+    }
+}

@@ -1,0 +1,70 @@
+//! Checkpoint families: how `config.json` says what a model is. Weight names are Hugging Face's throughout, so a family
+//! is a mapping of configurations, both ways.
+//!
+//! A model is written in the first family that can express it, so that other software can open it; the project's own
+//! family expresses everything.
+
+mod deepseek_v3;
+mod keyfold;
+mod llama;
+mod read;
+mod step3_text;
+
+use crate::{config::ModelConfig, error::ConfigError};
+use keyfold_core::DType;
+use serde_json::{Map, Value};
+
+/// A way to write configurations.
+pub struct Family {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// `architectures[0]` in `config.json`.
+    pub architecture: &'static str,
+    /// The configuration in this family's keys; `None` if the family cannot express the model.
+    write: fn(&ModelConfig) -> Option<Map<String, Value>>,
+    /// The model that this family's keys describe.
+    read: fn(&read::Keys<'_>) -> Result<ModelConfig, ConfigError>,
+}
+
+/// All families; the first that can express a model writes it.
+pub const FAMILIES: &[Family] = &[llama::FAMILY, step3_text::FAMILY, deepseek_v3::FAMILY, keyfold::FAMILY];
+
+/// The family that a model is written in.
+pub fn of(config: &ModelConfig) -> &'static Family {
+    FAMILIES.iter().find(|family| (family.write)(config).is_some()).unwrap_or(&keyfold::FAMILY)
+}
+
+/// `config.json` of a model whose matrices are stored as `dtype`.
+pub fn write(config: &ModelConfig, dtype: DType) -> Value {
+    let family = of(config);
+    let mut keys = (family.write)(config).unwrap_or_default();
+    keys.insert("model_type".into(), family.model_type.into());
+    keys.insert("architectures".into(), vec![Value::from(family.architecture)].into());
+    keys.insert(
+        "torch_dtype".into(),
+        match dtype {
+            DType::F32 => "float32",
+            DType::Bf16 => "bfloat16",
+        }
+        .into(),
+    );
+    Value::Object(keys)
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// When its `model_type` is not known, or a key is missing or has a value that this software does not support.
+pub fn read(json: &Value) -> Result<ModelConfig, ConfigError> {
+    let keys = read::Keys::new(json)?;
+    let model_type: String = keys.required("model_type")?;
+    let known = || FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
+    let family = FAMILIES
+        .iter()
+        .find(|family| family.model_type == model_type)
+        .ok_or_else(|| ConfigError::value("model_type", format!("one of {}", known()), &model_type))?;
+    (family.read)(&keys)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! Generating text from a decoder.
+
+use crate::{cache::Cache, lm::Decoder};
+use keyfold_ops::sample::{Rng, SampleError, Sampler};
+use std::time::{Duration, Instant};
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The end-of-document token came.
+    EndOfDocument,
+    /// As many tokens as asked for were made.
+    MaxTokens,
+    /// The cache is full.
+    Capacity,
+    /// The caller asked to stop.
+    Cancelled,
+}
+
+/// What a generation did.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The tokens made, without the end-of-document token.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub stop: Stop,
+    /// Time for the prompt.
+    pub prefill: Duration,
+    /// Time for the tokens after the first.
+    pub decode: Duration,
+}
+
+impl Generation {
+    /// Tokens per second after the first one.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens.len().saturating_sub(1) as f64 / self.decode.as_secs_f64().max(1e-9)
+    }
+}
+
+/// Tokens of the prompt that go through the model at a time: bounds the memory of long prompts.
+const PREFILL_CHUNK: usize = 512;
+
+/// Appends `prompt` to `cache` and generates up to `max_tokens` tokens; `each` sees every token as it is made and
+/// returns whether to go on.
+///
+/// # Errors
+/// When the logits are not finite.
+///
+/// # Panics
+/// When `prompt` is empty or does not fit the cache.
+pub fn generate(
+    decoder: &Decoder,
+    cache: &mut Cache,
+    prompt: &[u32],
+    max_tokens: usize,
+    eos: Option<u32>,
+    sampler: &Sampler,
+    rng: &mut Rng,
+    mut each: impl FnMut(u32) -> bool,
+) -> Result<Generation, SampleError> {
+    let start = Instant::now();
+    let mut chunks = prompt.chunks(PREFILL_CHUNK);
+    let mut logits = match chunks.next() {
+        Some(chunk) => decoder.step(chunk, cache),
+        None => decoder.step(prompt, cache),
+    };
+    for chunk in chunks {
+        logits = decoder.step(chunk, cache);
+    }
+    let prefill = start.elapsed();
+    let start = Instant::now();
+    let mut tokens = Vec::new();
+    let stop = loop {
+        if tokens.len() >= max_tokens {
+            break Stop::MaxTokens;
+        }
+        let token = sampler.sample(&logits.to_vec(), rng)?;
+        if Some(token) == eos {
+            break Stop::EndOfDocument;
+        }
+        tokens.push(token);
+        if !each(token) {
+            break Stop::Cancelled;
+        }
+        if tokens.len() >= max_tokens {
+            break Stop::MaxTokens;
+        }
+        if cache.len() == cache.capacity() {
+            break Stop::Capacity;
+        }
+        logits = decoder.step(&[token], cache);
+    };
+    Ok(Generation { tokens, stop, prefill, decode: start.elapsed() })
+}

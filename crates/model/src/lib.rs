@@ -1,0 +1,28 @@
+//! Decoder language models that differ only in their attention.
+//!
+//! The boundary is drawn around the part that differs: an attention design is one file in [`attention`], and everything
+//! else (tape, block, cache, checkpoint, generation) is shared by all of them.
+
+pub mod attention;
+mod block;
+mod cache;
+pub mod checkpoint;
+mod config;
+mod error;
+pub mod families;
+mod generate;
+mod lm;
+mod match_params;
+pub mod position;
+mod sequences;
+pub mod tape;
+pub mod weights;
+
+pub use cache::{Cache, CacheStep};
+pub use config::ModelConfig;
+pub use error::{CheckpointError, ConfigError, WeightError};
+pub use generate::{Generation, Stop, generate};
+pub use lm::{Decoder, LanguageModel, ModelError, TapeOptions};
+pub use match_params::{MatchedModel, match_params};
+pub use sequences::Sequences;
+pub use weights::InitConfig;

@@ -1,0 +1,289 @@
+//! The language model in its two forms: [`LanguageModel`] trains and scores whole sequences, [`Decoder`] generates from
+//! a cache.
+
+use crate::{
+    attention::{Attention, CachedAttention, Shared},
+    block::Block,
+    cache::Cache,
+    config::ModelConfig,
+    error::{CheckpointError, ConfigError, WeightError},
+    position::RopeTables,
+    sequences::Sequences,
+    tape::{Loss, Tape, Var},
+    weights::{Param, Weights},
+};
+use keyfold_core::DType;
+use keyfold_ops::{cross_entropy, linear};
+use keyfold_tensor::{Arena, Tensor};
+use std::sync::Arc;
+
+/// What both forms share.
+struct Trunk {
+    embedding: Param,
+    norm: Param,
+    head: Param,
+    eps: f32,
+}
+
+impl Trunk {
+    fn new(config: &ModelConfig, weights: &Weights) -> Result<Self, WeightError> {
+        let embedding = weights.get("model.embed_tokens.weight")?;
+        let head = if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
+        Ok(Self { embedding, norm: weights.get("model.norm.weight")?, head, eps: config.rms_norm_eps as f32 })
+    }
+}
+
+fn shared(config: &ModelConfig) -> Shared {
+    Shared { rope: RopeTables::new(config.max_position_embeddings), rms_norm_eps: config.rms_norm_eps as f32 }
+}
+
+/// A model that is trained, or scores whole sequences.
+pub struct LanguageModel {
+    config: ModelConfig,
+    weights: Weights,
+    arena: Arena,
+    trunk: Trunk,
+    layers: Vec<Arc<Layer>>,
+    options: TapeOptions,
+}
+
+struct Layer {
+    block: Block,
+    attention: Box<dyn Attention>,
+}
+
+/// How a training step trades memory for time.
+#[derive(Clone, Copy, Debug)]
+pub struct TapeOptions {
+    /// Storage of values kept for the backward pass.
+    pub saved_dtype: DType,
+    /// Keep only each layer's input and run the layer again in the backward pass (arXiv 1604.06174).
+    pub checkpoint_layers: bool,
+}
+
+impl Default for TapeOptions {
+    fn default() -> Self {
+        Self { saved_dtype: DType::F32, checkpoint_layers: false }
+    }
+}
+
+impl LanguageModel {
+    /// A model with initial weights.
+    ///
+    /// # Errors
+    /// When `config` makes no model.
+    pub fn new(config: &ModelConfig, seed: u64, arena: &Arena) -> Result<Self, ModelError> {
+        config.validate()?;
+        let weights = Weights::allocate(arena, config.declare()?, DType::F32, true);
+        weights.initialise(seed);
+        Self::with_weights(config, weights, arena)
+    }
+
+    /// A model on given weights.
+    ///
+    /// # Errors
+    /// When the weights are not those that `config` declares.
+    pub fn with_weights(config: &ModelConfig, weights: Weights, arena: &Arena) -> Result<Self, ModelError> {
+        let trunk = Trunk::new(config, &weights)?;
+        let shared = shared(config);
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| {
+                let scope = weights.scope(format!("model.layers.{layer}."));
+                let attention = config.attention.design().training(&scope.under("self_attn."), &shared)?;
+                Ok(Arc::new(Layer { block: Block::new(&scope, shared.rms_norm_eps)?, attention }))
+            })
+            .collect::<Result<_, WeightError>>()?;
+        let options = TapeOptions::default();
+        Ok(Self { config: config.clone(), weights, arena: arena.clone(), trunk, layers, options })
+    }
+
+    /// Sets how training steps trade memory for time.
+    #[must_use]
+    pub fn with_tape_options(mut self, options: TapeOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The weights, to be optimized.
+    pub fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
+    }
+
+    /// Where activations are allocated.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Adds the gradient of `scale` times the summed loss of predicting `targets` from `ids` to the weights' gradients.
+    /// Targets of `u32::MAX` are left out.
+    ///
+    /// # Shapes
+    /// `ids`, `targets`: batch * seq token ids.
+    pub fn forward_backward(&self, ids: &[u32], targets: &[u32], sequences: &Sequences, scale: f32) -> Loss {
+        let mut tape = Tape::recording(&self.arena, self.options.saved_dtype);
+        let x = self.hidden(&mut tape, ids, sequences);
+        let loss = tape.linear_cross_entropy(&x, &self.trunk.head, targets, scale);
+        drop(x);
+        tape.backward(Vec::new());
+        loss
+    }
+
+    /// The loss of predicting `targets` from `ids`, and per token whether the likeliest token is the target.
+    ///
+    /// # Shapes
+    /// `ids`, `targets`: batch * seq token ids.
+    pub fn evaluate(
+        &self,
+        ids: &[u32],
+        targets: &[u32],
+        sequences: &Sequences,
+        correct: Option<&mut [bool]>,
+    ) -> Loss {
+        let mut tape = Tape::inference(&self.arena);
+        let x = self.hidden(&mut tape, ids, sequences);
+        let loss = cross_entropy::evaluate(x.value(), &self.trunk.head.value, targets, None, None, correct);
+        Loss { sum: loss.sum, weight: loss.weight }
+    }
+
+    /// Logits of every token.
+    ///
+    /// # Shapes
+    /// `ids`: batch * seq; the result is [batch * seq, vocab].
+    pub fn logits(&self, ids: &[u32], sequences: &Sequences) -> Tensor {
+        let mut tape = Tape::inference(&self.arena);
+        let x = self.hidden(&mut tape, ids, sequences);
+        tape.linear(&x, &self.trunk.head).value().clone()
+    }
+
+    /// The normalised output of the last layer [T, H].
+    fn hidden(&self, tape: &mut Tape, ids: &[u32], sequences: &Sequences) -> Var {
+        let mut x = tape.embedding(ids, &self.trunk.embedding);
+        let mut update = None;
+        for layer in &self.layers {
+            let (stream, pending) = if self.options.checkpoint_layers && tape.is_recording() {
+                let (layer, sequences) = (layer.clone(), sequences.clone());
+                tape.checkpoint(x, update, move |tape, x, update| layer.forward(tape, x, update, &sequences))
+            } else {
+                layer.forward(tape, x, update, sequences)
+            };
+            x = stream;
+            update = Some(pending);
+        }
+        tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1
+    }
+}
+
+impl Layer {
+    fn forward(&self, tape: &mut Tape, x: Var, update: Option<Var>, sequences: &Sequences) -> (Var, Var) {
+        self.block.forward(tape, x, update, |tape, x| self.attention.forward(tape, x, sequences))
+    }
+}
+
+/// A model that generates: attention in the form that reads a cache.
+pub struct Decoder {
+    config: ModelConfig,
+    arena: Arena,
+    trunk: Trunk,
+    layers: Vec<(Block, Box<dyn CachedAttention>)>,
+}
+
+impl Decoder {
+    /// The decoding form of a model on `weights`. Weights that decoding uses in another form (MLA's absorbed, MFA-KR's
+    /// folded projections) are computed here, once.
+    ///
+    /// # Errors
+    /// When the weights are not those that `config` declares.
+    pub fn new(config: &ModelConfig, weights: &Weights) -> Result<Self, ModelError> {
+        let trunk = Trunk::new(config, weights)?;
+        let shared = shared(config);
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| {
+                let scope = weights.scope(format!("model.layers.{layer}."));
+                let attention = config.attention.design().decoding(&scope.under("self_attn."), &shared)?;
+                Ok((Block::new(&scope, shared.rms_norm_eps)?, attention))
+            })
+            .collect::<Result<_, WeightError>>()?;
+        Ok(Self { config: config.clone(), arena: Arena::new(), trunk, layers })
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// An empty cache for `capacity` tokens.
+    ///
+    /// # Errors
+    /// When `capacity` exceeds the model's longest sequence.
+    pub fn cache(&self, capacity: usize, dtype: DType) -> Result<Cache, ConfigError> {
+        if capacity > self.config.max_position_embeddings {
+            let expected = format!("at most max_position_embeddings = {}", self.config.max_position_embeddings);
+            return Err(ConfigError::value("capacity", expected, capacity));
+        }
+        Cache::new(&self.config, capacity, dtype, &self.arena)
+    }
+
+    /// Appends `ids` to the sequence in `cache`; logits of the last one, [1, vocab].
+    ///
+    /// # Panics
+    /// When `ids` is empty or does not fit the cache.
+    pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Tensor {
+        let x = self.hidden(ids, cache);
+        self.head(&x.row_range(ids.len() - 1, 1))
+    }
+
+    /// Appends `ids` to the sequence in `cache`; logits of each of them, [ids, vocab].
+    ///
+    /// # Panics
+    /// When `ids` is empty or does not fit the cache.
+    pub fn logits(&self, ids: &[u32], cache: &mut Cache) -> Tensor {
+        self.head(&self.hidden(ids, cache))
+    }
+
+    fn hidden(&self, ids: &[u32], cache: &mut Cache) -> Tensor {
+        assert!(!ids.is_empty(), "decoder step without tokens");
+        assert!(cache.len() + ids.len() <= cache.capacity(), "decoder step beyond the cache's capacity");
+        let mut tape = Tape::inference(&self.arena);
+        let mut x = tape.embedding(ids, &self.trunk.embedding);
+        let mut update = None;
+        for (index, (block, attention)) in self.layers.iter().enumerate() {
+            let step = cache.step(index, ids.len());
+            let (stream, pending) =
+                block.forward(&mut tape, x, update, |tape, x| attention.forward(tape, x, &step));
+            x = stream;
+            update = Some(pending);
+        }
+        cache.advance(ids.len());
+        tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1.value().clone()
+    }
+
+    fn head(&self, x: &Tensor) -> Tensor {
+        let mut logits = self.arena.tensor(x.rows(), self.config.vocab_size, DType::F32);
+        linear::forward(x, &self.trunk.head.value, None, &mut logits, false);
+        logits
+    }
+}
+
+/// A model that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The configuration makes no model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The weights are others than the configuration declares.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}

@@ -1,0 +1,178 @@
+//! Reverse-mode differentiation over fused ops.
+//!
+//! A [`Tape`] runs ops forward and, when it records, keeps for each one a closure that runs its hand-written backward.
+//! Values live in [`Var`]s: a value is freed as soon as neither the model code nor a closure holds it, and a closure's
+//! saved tensors are freed right after it ran, so memory falls while the backward pass proceeds.
+//!
+//! Three rules keep the tape from adding passes of its own:
+//! * parameters are not nodes: their gradients accumulate in place, in the weights' flat buffer ([`crate::weights::Param`]);
+//! * [`Tape::split`] makes column views: gradients of the parts are written straight into their parent's gradient;
+//! * a gradient that flows unchanged into two places (a residual sum) is shared, and copied only if one of them adds to it.
+
+mod gradients;
+mod ops;
+
+pub use gradients::Gradients;
+pub use ops::{AttentionArgs, HeadVar, Loss};
+
+use keyfold_core::DType;
+use keyfold_tensor::{Arena, Tensor};
+
+type Backward = Box<dyn FnOnce(&mut Gradients)>;
+
+/// A value on the tape: `[tokens, columns]`.
+#[derive(Clone, Debug)]
+pub struct Var {
+    id: usize,
+    value: Tensor,
+}
+
+impl Var {
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+}
+
+/// Records ops so that they can be differentiated.
+pub struct Tape {
+    arena: Arena,
+    recording: bool,
+    saved_dtype: DType,
+    nodes: Vec<Backward>,
+    parents: Vec<Option<gradients::Parent>>,
+}
+
+impl Tape {
+    /// A tape that records; `saved_dtype` is how values kept for the backward pass are stored.
+    pub fn recording(arena: &Arena, saved_dtype: DType) -> Self {
+        Self { arena: arena.clone(), recording: true, saved_dtype, nodes: Vec::new(), parents: Vec::new() }
+    }
+
+    /// A tape that only computes.
+    pub fn inference(arena: &Arena) -> Self {
+        Self { recording: false, ..Self::recording(arena, DType::F32) }
+    }
+
+    /// Where the tape's values are allocated.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Whether ops are recorded.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    /// A value that comes from outside.
+    pub fn leaf(&mut self, value: Tensor) -> Var {
+        self.var(value, None)
+    }
+
+    /// Runs all recorded ops backward, last one first, and empties the tape. What begins it is a loss
+    /// ([`Tape::linear_cross_entropy`]), or gradients given in `seeds`.
+    pub fn backward(&mut self, seeds: Vec<(Var, Tensor)>) -> Gradients {
+        let mut gradients = Gradients::new(self.arena.clone(), std::mem::take(&mut self.parents));
+        for (var, gradient) in seeds {
+            gradients.add(&Slot::of(&var), gradient);
+        }
+        while let Some(node) = self.nodes.pop() {
+            node(&mut gradients);
+        }
+        gradients
+    }
+
+    /// Runs `layer` without recording it and keeps only its inputs; the backward pass runs it again.
+    pub fn checkpoint(
+        &mut self,
+        x: Var,
+        update: Option<Var>,
+        layer: impl Fn(&mut Tape, Var, Option<Var>) -> (Var, Var) + 'static,
+    ) -> (Var, Var) {
+        let (saved_x, saved_update) = (self.save(&x.value), update.as_ref().map(|update| self.save(&update.value)));
+        let (from_x, from_update) = (Slot::of(&x), update.as_ref().map(Slot::of));
+        let mut inner = Self::inference(&self.arena);
+        let (inner_x, inner_update) = (inner.leaf(x.value), update.map(|update| inner.leaf(update.value)));
+        let (x, update) = layer(&mut inner, inner_x, inner_update);
+        let (x, update) = (self.leaf(x.value), self.leaf(update.value));
+        let (to_x, to_update, saved_dtype) = (Slot::of(&x), Slot::of(&update), self.saved_dtype);
+        self.record(move |g| {
+            let seeds = [g.take(&to_x), g.take(&to_update)];
+            let arena = g.arena().clone();
+            let mut inner = Self::recording(&arena, saved_dtype);
+            let x = inner.leaf(saved_x.load(&arena));
+            let update = saved_update.map(|saved| inner.leaf(saved.load(&arena)));
+            let (out_x, out_update) = layer(&mut inner, x.clone(), update.clone());
+            let seeds = [out_x, out_update].into_iter().zip(seeds);
+            let mut gradients = inner.backward(seeds.filter_map(|(var, seed)| Some((var, seed?))).collect());
+            if let Some(dx) = gradients.of(&x) {
+                g.add(&from_x, dx);
+            }
+            if let (Some(update), Some(from)) = (update, from_update)
+                && let Some(d_update) = gradients.of(&update)
+            {
+                g.add(&from, d_update);
+            }
+        });
+        (x, update)
+    }
+
+    fn var(&mut self, value: Tensor, parent: Option<gradients::Parent>) -> Var {
+        self.parents.push(parent);
+        Var { id: self.parents.len() - 1, value }
+    }
+
+    fn output(&mut self, rows: usize, cols: usize) -> Var {
+        let value = self.arena.tensor(rows, cols, DType::F32);
+        self.var(value, None)
+    }
+
+    fn record(&mut self, backward: impl FnOnce(&mut Gradients) + 'static) {
+        if self.recording {
+            self.nodes.push(Box::new(backward));
+        }
+    }
+
+    /// Keeps `value` for the backward pass, in the tape's storage type.
+    fn save(&self, value: &Tensor) -> Saved {
+        if !self.recording || self.saved_dtype == DType::F32 {
+            return Saved(value.clone());
+        }
+        let mut stored = self.arena.tensor(value.rows(), value.cols(), self.saved_dtype);
+        keyfold_ops::cast::copy(value, &mut stored);
+        Saved(stored)
+    }
+}
+
+/// Where the gradient of a [`Var`] goes; keeps no value alive.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    id: usize,
+    rows: usize,
+    cols: usize,
+}
+
+impl Slot {
+    /// The slot of `var`.
+    pub fn of(var: &Var) -> Self {
+        Self { id: var.id, rows: var.value.rows(), cols: var.value.cols() }
+    }
+}
+
+/// A value kept for the backward pass.
+struct Saved(Tensor);
+
+impl Saved {
+    /// The value as f32.
+    fn load(&self, arena: &Arena) -> Tensor {
+        if self.0.dtype() == DType::F32 {
+            return self.0.clone();
+        }
+        let mut wide = arena.tensor(self.0.rows(), self.0.cols(), DType::F32);
+        keyfold_ops::cast::copy(&self.0, &mut wide);
+        wide
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Row-major matrices over shared memory.
+
+use crate::arena::Buffer;
+use half::bf16;
+use keyfold_core::DType;
+use std::{fmt, sync::Arc};
+
+/// A matrix of `rows` x `cols`: element (r, c) lies at `r * stride + c`, columns are adjacent.
+///
+/// A tensor is a handle, as in PyTorch: clones and views share memory, and what is written through one is seen by all.
+/// Whoever writes must be the only one at work on that memory at that time. Ops keep this by splitting *disjoint* rows
+/// or columns among threads; the tape and the optimizers keep it by running one op after the other.
+#[derive(Clone)]
+pub struct Tensor {
+    buffer: Arc<Buffer>,
+    /// First element, counted in elements from the buffer's start.
+    offset: usize,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    dtype: DType,
+}
+
+impl Tensor {
+    pub(crate) fn from_buffer(buffer: Arc<Buffer>, rows: usize, cols: usize, dtype: DType) -> Self {
+        Self { buffer, offset: 0, rows, cols, stride: cols, dtype }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from one row's start to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the rows follow one another without a gap.
+    pub fn is_contiguous(&self) -> bool {
+        self.stride == self.cols || self.rows <= 1
+    }
+
+    /// Whether no other tensor shares this memory.
+    pub fn is_unique(&self) -> bool {
+        Arc::strong_count(&self.buffer) == 1
+    }
+
+    /// Whether both tensors look at the same elements.
+    pub fn same_place(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.buffer, &other.buffer)
+            && (self.offset, self.rows, self.cols, self.stride) == (other.offset, other.rows, other.cols, other.stride)
+    }
+
+    /// A view of columns `start .. start + width` of every row.
+    ///
+    /// # Panics
+    /// When the range leaves the tensor.
+    pub fn columns(&self, start: usize, width: usize) -> Self {
+        assert!(start + width <= self.cols, "columns {start}+{width} of a tensor with {} columns", self.cols);
+        Self { offset: self.offset + start, cols: width, ..self.clone() }
+    }
+
+    /// A view of rows `start .. start + count`.
+    ///
+    /// # Panics
+    /// When the range leaves the tensor.
+    pub fn row_range(&self, start: usize, count: usize) -> Self {
+        assert!(start + count <= self.rows, "rows {start}+{count} of a tensor with {} rows", self.rows);
+        Self { offset: self.offset + start * self.stride, rows: count, ..self.clone() }
+    }
+
+    /// The same elements as `rows` x `cols`.
+    ///
+    /// # Panics
+    /// When the tensor is not contiguous or the number of elements differs.
+    pub fn reshape(&self, rows: usize, cols: usize) -> Self {
+        assert!(self.is_contiguous(), "reshape of a tensor with gaps between its rows");
+        assert_eq!(self.len(), rows * cols, "reshape {} x {} to {rows} x {cols}", self.rows, self.cols);
+        Self { rows, cols, stride: cols, ..self.clone() }
+    }
+
+    /// Address of the first f32.
+    ///
+    /// # Panics
+    /// When the elements are not f32.
+    pub fn as_ptr(&self) -> *const f32 {
+        self.as_mut_ptr()
+    }
+
+    /// Address of the first f32, for writing; see the type's rule on writers.
+    ///
+    /// # Panics
+    /// When the elements are not f32.
+    pub fn as_mut_ptr(&self) -> *mut f32 {
+        assert_eq!(self.dtype, DType::F32, "an f32 tensor was expected");
+        // SAFETY: `offset` lies within the buffer by construction.
+        unsafe { self.buffer.ptr().cast::<f32>().add(self.offset) }
+    }
+
+    /// Address of the first bf16, for writing; see the type's rule on writers.
+    ///
+    /// # Panics
+    /// When the elements are not bf16.
+    pub fn as_mut_bf16_ptr(&self) -> *mut bf16 {
+        assert_eq!(self.dtype, DType::Bf16, "a bf16 tensor was expected");
+        // SAFETY: `offset` lies within the buffer by construction.
+        unsafe { self.buffer.ptr().cast::<bf16>().add(self.offset) }
+    }
+
+    /// The f32 elements of a contiguous tensor.
+    ///
+    /// # Safety
+    /// Nobody may write to this memory while the slice lives.
+    ///
+    /// # Panics
+    /// When the tensor has gaps or is not f32.
+    pub unsafe fn as_slice(&self) -> &[f32] {
+        assert!(self.is_contiguous(), "as_slice of a tensor with gaps between its rows");
+        // SAFETY: contiguous, within the buffer; the caller keeps writers away.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+
+    /// The f32 elements of a contiguous tensor, for writing.
+    ///
+    /// # Safety
+    /// Nobody else may read or write this memory while the slice lives.
+    ///
+    /// # Panics
+    /// When the tensor has gaps or is not f32.
+    pub unsafe fn as_mut_slice(&mut self) -> &mut [f32] {
+        assert!(self.is_contiguous(), "as_mut_slice of a tensor with gaps between its rows");
+        // SAFETY: contiguous, within the buffer; the caller has it alone.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len()) }
+    }
+
+    /// One f32 row.
+    ///
+    /// # Safety
+    /// Nobody may write to this row while the slice lives.
+    ///
+    /// # Panics
+    /// When there is no such row or the tensor is not f32.
+    pub unsafe fn row(&self, row: usize) -> &[f32] {
+        assert!(row < self.rows, "row {row} of a tensor with {} rows", self.rows);
+        // SAFETY: the row lies within the buffer; the caller keeps writers away.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().add(row * self.stride), self.cols) }
+    }
+
+    /// One f32 row, for writing.
+    ///
+    /// # Safety
+    /// Nobody else may read or write this row while the slice lives.
+    ///
+    /// # Panics
+    /// When there is no such row or the tensor is not f32.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn row_mut(&self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows, "row {row} of a tensor with {} rows", self.rows);
+        // SAFETY: the row lies within the buffer; the caller has it alone.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().add(row * self.stride), self.cols) }
+    }
+
+    /// The values as f32, row by row.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.len());
+        for row in 0..self.rows {
+            let start = row * self.stride;
+            match self.dtype {
+                // SAFETY: the row lies within the buffer; writers run before or after this call, by the type's rule.
+                DType::F32 => out.extend_from_slice(unsafe { self.row(row) }),
+                DType::Bf16 => {
+                    let ptr = self.as_mut_bf16_ptr();
+                    // SAFETY: as above.
+                    out.extend((0..self.cols).map(|col| unsafe { *ptr.add(start + col) }.to_f32()));
+                }
+            }
+        }
+        out
+    }
+
+    /// Overwrites all elements, rounding to the element type.
+    ///
+    /// # Panics
+    /// When `values` does not hold `rows * cols` values.
+    pub fn write(&mut self, values: &[f32]) {
+        assert_eq!(values.len(), self.len(), "write to a tensor of {} x {}", self.rows, self.cols);
+        if self.cols == 0 {
+            return;
+        }
+        for (row, values) in values.chunks_exact(self.cols).enumerate() {
+            match self.dtype {
+                // SAFETY: the row lies within the buffer and the caller is its only writer, by the type's rule.
+                DType::F32 => unsafe { self.row_mut(row) }.copy_from_slice(values),
+                DType::Bf16 => {
+                    let ptr = self.as_mut_bf16_ptr();
+                    for (col, value) in values.iter().enumerate() {
+                        // SAFETY: as above.
+                        unsafe { *ptr.add(row * self.stride + col) = bf16::from_f32(*value) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sets all elements to zero.
+    pub fn fill_zero(&mut self) {
+        let bytes = self.dtype.bytes();
+        let (runs, run) = if self.is_contiguous() { (1, self.len()) } else { (self.rows, self.cols) };
+        for row in 0..runs {
+            // SAFETY: rows lie within the buffer; all-zero bits are 0.0 in both element types.
+            unsafe {
+                self.buffer.ptr().add((self.offset + row * self.stride) * bytes).write_bytes(0, run * bytes);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} x {}, {}, stride {})", self.rows, self.cols, self.dtype, self.stride)
+    }
+}

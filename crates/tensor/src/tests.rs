@@ -1,0 +1,52 @@
+use super::*;
+use keyfold_core::DType;
+
+#[test]
+fn views_share_memory() {
+    let arena = Arena::new();
+    let whole = arena.tensor_of(2, 4, &[0., 1., 2., 3., 4., 5., 6., 7.]);
+    let mut part = whole.columns(1, 2);
+    assert_eq!(part.to_vec(), [1., 2., 5., 6.]);
+    part.write(&[9., 9., 8., 8.]);
+    assert_eq!(whole.to_vec(), [0., 9., 9., 3., 4., 8., 8., 7.]);
+    part.fill_zero();
+    assert_eq!(whole.to_vec(), [0., 0., 0., 3., 4., 0., 0., 7.]);
+    assert_eq!(whole.row_range(1, 1).to_vec(), [4., 0., 0., 7.]);
+    assert!(!part.is_contiguous() && !whole.is_unique());
+}
+
+#[test]
+fn bf16_rounds_on_write() {
+    let mut tensor = Arena::new().tensor(1, 2, DType::Bf16);
+    tensor.write(&[1.0, 1.0 + 1.0 / 512.0]);
+    assert_eq!(tensor.to_vec(), [1.0, 1.0]);
+}
+
+#[test]
+fn freed_memory_is_used_again_and_counted() {
+    let arena = Arena::new();
+    let first = arena.tensor(10, 1024, DType::F32);
+    let address = first.as_ptr();
+    let stats = arena.stats();
+    drop(first);
+    assert_eq!(arena.stats().live, 0);
+    let second = arena.tensor(5, 2048, DType::F32);
+    assert_eq!(second.as_ptr(), address);
+    assert_eq!(arena.stats(), stats);
+    drop(second);
+    arena.trim();
+    assert_eq!(arena.stats().reserved, 0);
+}
+
+#[test]
+fn poisoned_arena_hands_out_nan() {
+    let arena = Arena::poisoned();
+    assert!(arena.tensor(3, 5, DType::F32).to_vec().iter().all(|x| x.is_nan()));
+    assert!(arena.zeros(3, 5, DType::F32).to_vec().iter().all(|x| *x == 0.0));
+}
+
+#[test]
+fn device_names_round_trip() {
+    assert_eq!(Device::Cpu.to_string().parse::<Device>().unwrap(), Device::Cpu);
+    assert!("tpu".parse::<Device>().is_err());
+}
