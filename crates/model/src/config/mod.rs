@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Number of token ids.
+    /// Number of token ids; where a run leaves it out, the tokenizer's.
+    #[serde(default)]
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,

@@ -1,0 +1,123 @@
+//! `keyfold bench decode`.
+
+use super::{print, shape::ShapeArgs};
+use crate::model_dir;
+use keyfold_core::DType;
+use keyfold_model::{Decoder, weights::Weights};
+use keyfold_tensor::Arena;
+use serde::Serialize;
+use std::{path::PathBuf, time::Instant};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    shape: ShapeArgs,
+    /// Trained models to run instead.
+    #[arg(long, value_name = "DIR")]
+    model: Vec<PathBuf>,
+    /// Tokens in the cache when decoding begins.
+    #[arg(long, default_value_t = 128)]
+    prompt: usize,
+    /// Tokens to decode.
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    /// Repetitions to take the median of.
+    #[arg(long, default_value_t = 5)]
+    repeats: usize,
+    /// Storage of the cache.
+    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
+    kv_dtype: DType,
+    /// Storage of the weights.
+    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
+    dtype: DType,
+    /// Print a JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    attention: &'static str,
+    params: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    tokens_per_s: f64,
+    ms_per_token: f64,
+    prefill_ms: f64,
+    cache_bytes_per_token: usize,
+    dtype: DType,
+    kv_dtype: DType,
+    threads: usize,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.prompt > 0 && args.tokens > 0 && args.repeats > 0,
+        "--prompt, --tokens and --repeats: expected at least 1"
+    );
+    let mut rows = Vec::new();
+    if args.model.is_empty() {
+        for config in args.shape.models(args.prompt + args.tokens)? {
+            let weights = Weights::allocate(&Arena::new(), config.declare()?, args.dtype, false);
+            weights.initialise(0);
+            rows.push(measure(args, &Decoder::new(&config, &weights)?, weights.count())?);
+        }
+    }
+    for path in &args.model {
+        let (config, weights) = model_dir::open(path, args.dtype)?;
+        rows.push(measure(args, &Decoder::new(&config, &weights)?, weights.count())?);
+    }
+    print(&rows, args.json, |row| {
+        format!(
+            "{:7} {:.0} tok/s ({:.3} ms a token), {} tokens after {} ({:.1} ms), cache {} B per token",
+            row.attention,
+            row.tokens_per_s,
+            row.ms_per_token,
+            row.new_tokens,
+            row.prompt_tokens,
+            row.prefill_ms,
+            row.cache_bytes_per_token
+        )
+    })
+}
+
+fn measure(args: &Args, decoder: &Decoder, params: usize) -> anyhow::Result<Row> {
+    let config = decoder.config();
+    let vocab = config.vocab_size as u32;
+    let prompt: Vec<u32> = (0..args.prompt as u32).map(|i| i % vocab).collect();
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let mut bytes = 0;
+    for _ in 0..args.repeats {
+        let mut cache = decoder.cache(args.prompt + args.tokens, args.kv_dtype)?;
+        let start = Instant::now();
+        let mut logits = decoder.step(&prompt, &mut cache);
+        prefill.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        for _ in 0..args.tokens {
+            logits = decoder.step(&[likeliest(&logits.to_vec())], &mut cache);
+        }
+        decode.push(start.elapsed().as_secs_f64() / args.tokens as f64);
+        bytes = cache.bytes_per_token();
+    }
+    let [prefill, decode] = [prefill, decode].map(|mut values| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    });
+    Ok(Row {
+        attention: config.attention.kind(),
+        params,
+        prompt_tokens: args.prompt,
+        new_tokens: args.tokens,
+        tokens_per_s: 1.0 / decode,
+        ms_per_token: 1e3 * decode,
+        prefill_ms: 1e3 * prefill,
+        cache_bytes_per_token: bytes,
+        dtype: args.dtype,
+        kv_dtype: args.kv_dtype,
+        threads: rayon::current_num_threads(),
+    })
+}
+
+fn likeliest(logits: &[f32]) -> u32 {
+    logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(token, _)| token as u32)
+}

@@ -1,0 +1,34 @@
+//! `keyfold bench`: speed of training steps, of decoding, and of single ops.
+
+mod decode;
+mod ops;
+mod shape;
+mod train;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Whole training steps on random tokens.
+    Train(train::Args),
+    /// Generation from a cache, one sequence.
+    Decode(decode::Args),
+    /// Single ops at the shapes of a training step.
+    Ops(ops::Args),
+}
+
+pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Train(args) => train::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Ops(args) => ops::run(args),
+    }
+}
+
+/// Prints `rows` as one JSON array, or each by `line`.
+fn print<T: serde::Serialize>(rows: &[T], json: bool, line: impl Fn(&T) -> String) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(rows)?);
+    } else {
+        rows.iter().for_each(|row| println!("{}", line(row)));
+    }
+    Ok(())
+}

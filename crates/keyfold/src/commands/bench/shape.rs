@@ -1,0 +1,68 @@
+//! The models that benchmarks run on.
+
+use keyfold_model::{
+    ModelConfig,
+    attention::{AttentionConfig, DESIGNS, Scale},
+};
+use serde_json::json;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ShapeArgs {
+    /// Attention kinds, separated by commas [default: mha, and mfa with 8 heads of 128].
+    #[arg(long, value_delimiter = ',', value_name = "KIND")]
+    attention: Vec<String>,
+    /// Token ids.
+    #[arg(long, default_value_t = 4096)]
+    vocab: usize,
+    /// Width of the residual stream.
+    #[arg(long, default_value_t = 256)]
+    width: usize,
+    /// Layers.
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    /// Query heads [default: by kind].
+    #[arg(long)]
+    heads: Option<usize>,
+    /// Head width [default: by kind].
+    #[arg(long)]
+    head_dim: Option<usize>,
+    /// Rank of factorised queries [default: 128].
+    #[arg(long)]
+    query_rank: Option<usize>,
+}
+
+impl ShapeArgs {
+    /// The models to run, each able to hold `positions` tokens.
+    pub(super) fn models(&self, positions: usize) -> anyhow::Result<Vec<ModelConfig>> {
+        let default = ["mha".to_owned(), "mfa".to_owned()];
+        let kinds = if self.attention.is_empty() { &default[..] } else { &self.attention };
+        kinds.iter().map(|kind| self.model(kind, positions)).collect()
+    }
+
+    fn model(&self, kind: &str, positions: usize) -> anyhow::Result<ModelConfig> {
+        let scale = Scale { hidden: self.width, head_dim: self.head_dim.unwrap_or(64) };
+        let known: Vec<&str> = DESIGNS.iter().map(|(kind, _)| *kind).collect();
+        let Some(preset) = AttentionConfig::preset(kind, &scale) else {
+            anyhow::bail!("--attention: unknown kind `{kind}`: expected one of {}", known.join(", "));
+        };
+        let mut attention = serde_json::to_value(preset)?;
+        if kind.starts_with("mfa") {
+            attention["heads"] = self.heads.unwrap_or(8).into();
+            attention["head_dim"] = self.head_dim.unwrap_or(128).into();
+            attention["query_rank"] = self.query_rank.unwrap_or(128).into();
+        } else if let Some(heads) = self.heads {
+            attention["heads"] = heads.into();
+        }
+        let config: ModelConfig = serde_json::from_value(json!({
+            "vocab_size": self.vocab,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            // The peers' width: 8/3 of the residual stream, in steps of 64.
+            "intermediate_size": self.width * 8 / 3 / 64 * 64,
+            "max_position_embeddings": positions,
+            "attention": attention,
+        }))?;
+        config.validate()?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,45 @@
+//! `keyfold bench train`.
+
+use super::{print, shape::ShapeArgs};
+use keyfold_core::units;
+use keyfold_train::bench::{TrainBench, bench_train};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    shape: ShapeArgs,
+    /// Sequences of a step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 256)]
+    seq: usize,
+    /// Steps to take the median of.
+    #[arg(long, default_value_t = 16)]
+    steps: usize,
+    /// Print a JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    anyhow::ensure!(args.steps > 0, "--steps is 0: expected at least 1");
+    anyhow::ensure!(args.batch > 0 && args.seq > 0, "--batch and --seq: expected at least 1");
+    let mut rows = Vec::new();
+    for model in args.shape.models(args.seq)? {
+        rows.push(bench_train(&TrainBench { model, batch: args.batch, seq: args.seq, steps: args.steps })?);
+    }
+    print(&rows, args.json, |row| {
+        let memory = row.peak_rss_mib.map_or_else(|| "unknown".to_owned(), |mib| format!("{mib:.0} MiB"));
+        format!(
+            "{:7} {:>6} parameters, {} x {} tokens: {:.0} tok/s, {:.1} ms a step, peak {memory}, {} threads",
+            row.attention,
+            units::count(row.params as u64),
+            row.batch,
+            row.seq,
+            row.tokens_per_s,
+            row.step_ms,
+            row.threads
+        )
+    })
+}

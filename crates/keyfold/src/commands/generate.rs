@@ -1,0 +1,105 @@
+//! `keyfold generate`: text from a trained model, as it is made.
+
+use crate::model_dir;
+use anyhow::Context;
+use keyfold_core::{DType, units};
+use keyfold_data::StreamDecoder;
+use keyfold_model::{Decoder, Stop, generate};
+use keyfold_ops::sample::{Rng, Sampler};
+use std::{io::Write, path::PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A model folder, or the folder of a run.
+    model: PathBuf,
+    /// Text to go on from; the start of a document without it.
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// Tokens to make at most.
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    max_tokens: usize,
+    /// 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    temperature: f32,
+    /// Keep the smallest set of likeliest tokens with this probability.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
+    /// Keep this many of the likeliest tokens.
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Seed of the choices.
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+    /// Storage of the cache.
+    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
+    kv_dtype: DType,
+    /// Storage of the weights in memory.
+    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
+    dtype: DType,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let sampler = Sampler {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        ..Sampler::default()
+    };
+    sampler.validate()?;
+    let (config, weights) = model_dir::open(&args.model, args.dtype)?;
+    let tokenizer = model_dir::tokenizer(&args.model, &config)?;
+    let mut prompt = tokenizer.encode(&args.prompt)?;
+    if prompt.is_empty() {
+        prompt.push(tokenizer.eos());
+    }
+    let longest = config.max_position_embeddings;
+    anyhow::ensure!(
+        prompt.len() < longest,
+        "--prompt has {} tokens: expected fewer than the model's longest sequence, {longest}",
+        prompt.len()
+    );
+    let decoder = Decoder::new(&config, &weights)?;
+    let capacity = prompt.len().saturating_add(args.max_tokens).min(longest);
+    let mut cache = decoder.cache(capacity, args.kv_dtype)?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", args.prompt)?;
+    let mut text = StreamDecoder::new();
+    let mut failed = None;
+    let mut rng = Rng::new(args.seed);
+    let done = generate(
+        &decoder,
+        &mut cache,
+        &prompt,
+        args.max_tokens,
+        Some(tokenizer.eos()),
+        &sampler,
+        &mut rng,
+        |token| {
+            let piece = text.push(&tokenizer, token);
+            failed = write!(out, "{piece}").and_then(|()| out.flush()).err();
+            failed.is_none()
+        },
+    )?;
+    if let Some(error) = failed {
+        // A closed pipe is how `| head` says that it has seen enough.
+        return if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error).context("standard output") };
+    }
+    writeln!(out, "{}", text.finish())?;
+    let why = match done.stop {
+        Stop::EndOfDocument => "end of document",
+        Stop::MaxTokens => "--max-tokens",
+        Stop::Capacity => "the model's longest sequence",
+        Stop::Cancelled => "cancelled",
+    };
+    eprintln!(
+        "\n{} tokens ({why}), {:.0} tok/s, prompt of {} in {:.0} ms; cache: {} B per token, {} for {} tokens",
+        done.tokens.len(),
+        done.tokens_per_second(),
+        prompt.len(),
+        1e3 * done.prefill.as_secs_f64(),
+        units::grouped(cache.bytes_per_token() as u64),
+        units::bytes((cache.bytes_per_token() * cache.len()) as u64),
+        cache.len()
+    );
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! The `keyfold` command: one subcommand a file in [`commands`]; what they do lives in the libraries.
+
+mod commands;
+mod interrupt;
+mod model_dir;
+mod progress;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use keyfold_ops::gemm::{Precision, set_precision};
+use std::process::ExitCode;
+
+/// Design, train, compare and run language models whose attention keeps a small KV cache.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    /// Threads to compute with [default: all].
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Device to compute on.
+    #[arg(long, global = true, default_value_t, value_name = "DEVICE")]
+    device: keyfold_tensor::Device,
+    /// Precision of f32 matrix products.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "P")]
+    matmul_precision: MatmulPrecision,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// PyTorch's float32_matmul_precision; the lower ones take effect on processors with matrix tiles (AMX).
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum MatmulPrecision {
+    /// In f32.
+    #[default]
+    Highest,
+    /// As three products of bf16 halves, about 16 bits.
+    High,
+    /// As one product of bf16, 8 bits.
+    Medium,
+}
+
+impl From<MatmulPrecision> for Precision {
+    fn from(precision: MatmulPrecision) -> Self {
+        match precision {
+            MatmulPrecision::Highest => Self::Highest,
+            MatmulPrecision::High => Self::High,
+            MatmulPrecision::Medium => Self::Medium,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train small models that differ only in their attention and report cache against loss.
+    Compare(commands::compare::Args),
+    /// Train a model from a configuration.
+    Train(commands::train::Args),
+    /// Write text with a trained model.
+    Generate(commands::generate::Args),
+    /// Write the logits of given tokens to a safetensors file.
+    Logits(commands::logits::Args),
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(commands::bench::Command),
+    /// Get well-known corpora.
+    #[command(subcommand)]
+    Data(commands::data::Command),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(threads) = cli.threads {
+        anyhow::ensure!(threads > 0, "--threads is 0: expected at least 1");
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    // The CPU is the only device of this build; parsing has refused any other.
+    let keyfold_tensor::Device::Cpu = cli.device;
+    set_precision(cli.matmul_precision.into());
+    match cli.command {
+        Command::Compare(args) => commands::compare::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Logits(args) => commands::logits::run(&args),
+        Command::Bench(command) => commands::bench::run(&command),
+        Command::Data(command) => commands::data::run(&command),
+    }
+}

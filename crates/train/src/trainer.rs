@@ -1,0 +1,183 @@
+//! One training run in memory: model, optimizer, data and counters.
+
+use crate::{
+    config::RunConfig,
+    evaluate::evaluate,
+    optimizer::Optimizer,
+};
+use keyfold_data::{Batch, DataError, Dataset};
+use keyfold_model::{LanguageModel, ModelError, Sequences, TapeOptions, tape::Loss};
+use keyfold_ops::sample::SampleError;
+use keyfold_tensor::Arena;
+
+/// A run in progress.
+pub struct Trainer {
+    pub(crate) config: RunConfig,
+    pub(crate) model: LanguageModel,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) data: Dataset,
+    pub(crate) step: u64,
+    pub(crate) tokens: u64,
+}
+
+/// What one update did.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Number of the update, from 1.
+    pub step: u64,
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    /// Training loss before the update, nats per token.
+    pub loss: f64,
+    /// Norm of the whole gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// What a validation found.
+#[derive(Clone, Copy, Debug)]
+pub struct Evaluation {
+    /// Nats per token.
+    pub loss: f64,
+    /// Bits per byte of text.
+    pub bits_per_byte: f64,
+    /// The part of recall questions answered rightly; `None` for data without them.
+    pub recall_accuracy: Option<f64>,
+    /// Tokens scored.
+    pub tokens: u64,
+}
+
+/// Why a run cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The model cannot be made.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Nothing can be drawn from the model's logits.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The loss or the gradient is not finite: weights would be lost.
+    #[error("step {step}: the {what} is {value}; the weights are those of step {}: lower train.lr or raise warm-up", step - 1)]
+    NotFinite {
+        /// The update that was not made.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+}
+
+impl Trainer {
+    /// A new run: initial weights, data from its start.
+    ///
+    /// # Errors
+    /// When the configuration makes no model.
+    pub fn new(config: RunConfig, data: Dataset, arena: &Arena) -> Result<Self, TrainError> {
+        let model = LanguageModel::new(&config.model, config.train.seed, arena)?;
+        Ok(Self::with_model(config, model, data))
+    }
+
+    /// A run that begins with given weights.
+    pub fn with_model(config: RunConfig, model: LanguageModel, data: Dataset) -> Self {
+        let train = &config.train;
+        let options = TapeOptions {
+            saved_dtype: train.activation_dtype,
+            checkpoint_layers: train.activation_checkpointing,
+        };
+        let optimizer = Optimizer::new(train.optimizer, model.weights(), model.arena());
+        Self { config, model: model.with_tape_options(options), optimizer, data, step: 0, tokens: 0 }
+    }
+
+    /// The resolved configuration.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// The model.
+    pub fn model(&self) -> &LanguageModel {
+        &self.model
+    }
+
+    /// The data.
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    /// Updates made.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// Tokens trained on.
+    pub fn tokens_done(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Makes one update.
+    ///
+    /// # Errors
+    /// When data cannot be read, or the loss or gradient is not finite; the weights are then those before.
+    pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        let train = &self.config.train;
+        let (step, rows) = (self.step + 1, train.batch_size);
+        let lr = train.lr * train.schedule.factor(step, train.steps);
+        let batches: Vec<Batch> = (0..train.accumulate)
+            .map(|_| self.data.next_batch(rows))
+            .collect::<Result<_, DataError>>()?;
+        let scored: usize = batches.iter().map(|batch| batch.targets.len()).sum();
+        self.model.weights_mut().zero_grad();
+        let mut total = Loss::default();
+        for batch in &batches {
+            let sequences = sequences(batch, self.config.data.mask_documents);
+            let loss =
+                self.model.forward_backward(&batch.inputs, &batch.targets, &sequences, 1.0 / scored as f32);
+            total = Loss { sum: total.sum + loss.sum, weight: total.weight + loss.weight };
+        }
+        let finite = |what, value: f64| {
+            if value.is_finite() { Ok(value) } else { Err(TrainError::NotFinite { step, what, value }) }
+        };
+        let loss = finite("loss", total.mean())?;
+        let grad_norm = finite("gradient norm", Optimizer::grad_norm(self.model.weights()))?;
+        // The epsilon is torch.nn.utils.clip_grad_norm_'s.
+        let scale = (train.clip_norm / (grad_norm + 1e-6)).min(1.0);
+        self.optimizer.update(self.model.weights_mut(), step, lr, scale);
+        self.step = step;
+        self.tokens += scored as u64;
+        Ok(StepReport { step, tokens: self.tokens, loss, grad_norm, lr })
+    }
+}
+
+impl Trainer {
+    /// Scores the validation split as the configuration says.
+    ///
+    /// # Errors
+    /// When the data cannot be read.
+    pub fn evaluate(&self) -> Result<Evaluation, TrainError> {
+        self.evaluate_tokens(self.config.train.eval_tokens)
+    }
+
+    /// Scores up to `tokens` tokens (0: all) of the validation split.
+    ///
+    /// # Errors
+    /// When the data cannot be read.
+    pub fn evaluate_tokens(&self, tokens: u64) -> Result<Evaluation, TrainError> {
+        let masked = self.config.data.mask_documents;
+        evaluate(&self.model, &self.data, self.config.train.batch_size, tokens, masked)
+    }
+
+    /// The data, after the run.
+    pub fn into_data(self) -> Dataset {
+        self.data
+    }
+}
+
+/// How the rows of `batch` are laid out; documents are kept apart when `mask_documents`.
+pub(crate) fn sequences(batch: &Batch, mask_documents: bool) -> Sequences {
+    let doc_starts = mask_documents.then(|| batch.doc_starts.as_slice().into());
+    Sequences { doc_starts, ..Sequences::new(batch.batch, batch.seq_len) }
+}
