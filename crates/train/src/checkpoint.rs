@@ -4,7 +4,10 @@
 //! `training.json` (counters, place in the data) and `training.safetensors` (optimizer moments, and the f32 weights
 //! when the model's own file rounds them).
 
-use crate::{config::RunConfig, trainer::Trainer};
+use crate::{
+    config::{OptimizerConfig, RunConfig},
+    trainer::Trainer,
+};
 use keyfold_core::DType;
 use keyfold_data::{DataError, Dataset, SamplerState};
 use keyfold_model::{CheckpointError, LanguageModel, ModelError, checkpoint};
@@ -19,6 +22,8 @@ use std::{
 const STATE_FILE: &str = "training.json";
 const MOMENTS_FILE: &str = "training.safetensors";
 const VERSION: u32 = 1;
+/// The f32 matrices, in [`MOMENTS_FILE`] when the model's own file rounds them.
+const EXACT_MATRICES: &str = "matrices.value";
 
 /// Counters of a run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +33,8 @@ struct State {
     step: u64,
     tokens: u64,
     elapsed_s: f64,
+    /// Kind of the optimizer that the moments are of.
+    optimizer: String,
     data: SamplerState,
 }
 
@@ -85,6 +92,7 @@ impl Trainer {
             step: self.step,
             tokens: self.tokens,
             elapsed_s,
+            optimizer: self.config.train.optimizer.kind().to_owned(),
             data: self.data.state(),
         };
         let error = file_error(&path);
@@ -124,6 +132,10 @@ impl Trainer {
         if state.version != VERSION {
             return Err(error(format!("`version` is {}: expected {VERSION}", state.version)));
         }
+        let optimizer = trainer.config.train.optimizer.kind();
+        if state.optimizer != optimizer {
+            return Err(error(format!("`optimizer` is `{}`: the run's configuration has `{optimizer}`", state.optimizer)));
+        }
         trainer.step = state.step;
         trainer.tokens = state.tokens;
         trainer.data.restore(&state.data)?;
@@ -135,8 +147,13 @@ impl Trainer {
         let error = file_error(path);
         let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| error(e.to_string()))?;
-        for (name, mut tensor) in self.state_tensors() {
-            let view = file.tensor(&name).map_err(|_| error(format!("tensor `{name}` is missing")))?;
+        let mut expected = self.moments();
+        // Written as the configuration of that time said, which may have been another.
+        if file.tensor(EXACT_MATRICES).is_ok() {
+            expected.push((EXACT_MATRICES, self.model.weights().matrices.value.clone()));
+        }
+        for (name, mut tensor) in expected {
+            let view = file.tensor(name).map_err(|_| error(format!("tensor `{name}` is missing")))?;
             if view.dtype() != Dtype::F32 || view.shape() != [tensor.len()] {
                 let (found, dtype) = (view.shape(), view.dtype());
                 return Err(error(format!("tensor `{name}` is {found:?} of {dtype:?}: expected [{}] of F32", tensor.len())));
@@ -148,14 +165,26 @@ impl Trainer {
         Ok(())
     }
 
+    fn moments(&self) -> Vec<(&'static str, Tensor)> {
+        self.optimizer.state().map(|(name, tensor)| (name, tensor.clone())).into()
+    }
+
     /// What the model's own file does not hold exactly.
-    fn state_tensors(&self) -> Vec<(String, Tensor)> {
-        let moments = self.optimizer.state().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
-        let mut tensors = Vec::from(moments);
+    fn state_tensors(&self) -> Vec<(&'static str, Tensor)> {
+        let mut tensors = self.moments();
         if self.config.train.checkpoint_dtype != DType::F32 {
-            tensors.push(("matrices.value".to_owned(), self.model.weights().matrices.value.clone()));
+            tensors.push((EXACT_MATRICES, self.model.weights().matrices.value.clone()));
         }
         tensors
+    }
+}
+
+impl OptimizerConfig {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Adamw { .. } => "adamw",
+            Self::Muon { .. } => "muon",
+        }
     }
 }
 

@@ -120,7 +120,8 @@ pub fn run(
         let (trainer, elapsed) = Trainer::resume(config, data, &newest, &arena)?;
         let metrics = MetricsWriter::resume(dir.metrics(), trainer.step)?;
         let events = EventWriter::create(&dir.tensorboard(), Some(trainer.step))?;
-        Run { trainer, versions, metrics, events, before: elapsed, start: Instant::now(), saved: Some(newest) }
+        let saved = Some((trainer.step, newest));
+        Run { trainer, versions, metrics, events, before: elapsed, start: Instant::now(), saved }
     } else {
         let text = config.to_toml()?;
         write_atomic(&dir.config(), |file| file.write_all(text.as_bytes()))?;
@@ -140,7 +141,8 @@ struct Run {
     /// Seconds trained before this process took over.
     before: f64,
     start: Instant,
-    saved: Option<PathBuf>,
+    /// The newest checkpoint and its step.
+    saved: Option<(u64, PathBuf)>,
 }
 
 impl Run {
@@ -169,16 +171,11 @@ impl Run {
             }
         }
         let interrupted = self.trainer.step < train.steps;
-        // A run that was complete already has its last checkpoint.
         let checkpoint = match &self.saved {
-            Some(saved) if self.trainer.step == train.steps && self.saved_step() == Some(train.steps) => saved.clone(),
+            Some((step, saved)) if *step == self.trainer.step => saved.clone(),
             _ => self.save(on)?,
         };
         Ok(Summary { interrupted, evaluation, checkpoint })
-    }
-
-    fn saved_step(&self) -> Option<u64> {
-        self.versions.steps().ok()?.last().copied()
     }
 
     fn log(
@@ -227,7 +224,7 @@ impl Run {
             .versions
             .publish(self.trainer.step, keep, |dir| self.trainer.write_checkpoint(dir, elapsed).map_err(RunError::from))?;
         on(Event::Saved(&path));
-        self.saved = Some(path.clone());
+        self.saved = Some((self.trainer.step, path.clone()));
         Ok(path)
     }
 

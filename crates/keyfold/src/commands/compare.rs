@@ -1,5 +1,6 @@
 //! `keyfold compare`: the main job, from nothing to a table.
 
+use super::print_line;
 use crate::{interrupt, progress::Progress};
 use anyhow::Context;
 use keyfold_core::units;
@@ -96,12 +97,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             );
         }
     })?;
-    println!("{}", report.to_table());
+    print_line(report.to_table())?;
     if let Some((name, sample)) = report.runs.iter().rev().find_map(|run| Some((&run.attention, run.sample.as_ref()?))) {
-        println!("{name} writes:\n\n{}\n", sample.trim());
+        print_line(format_args!("{name} writes:\n\n{}\n", sample.trim()))?;
     }
-    println!("{}: report.md, report.json, loss.png, loss.svg, and a model folder for each variant", options.out.display());
-    Ok(())
+    print_line(format_args!(
+        "{}: report.md, report.json, loss.png, loss.svg, and a model folder for each variant",
+        options.out.display()
+    ))
 }
 
 fn configuration(args: &Args) -> anyhow::Result<RunConfig> {

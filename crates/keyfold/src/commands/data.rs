@@ -1,5 +1,6 @@
 //! `keyfold data`: corpora.
 
+use super::print_line;
 use keyfold_data::fetch;
 use std::path::PathBuf;
 
@@ -19,11 +20,14 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Fetch { name, out } => println!("{}", fetch::fetch(name, out)?.display()),
+        Command::Fetch { name, out } => print_line(fetch::fetch(name, out)?.display())?,
         Command::List => {
             for corpus in fetch::CORPORA {
                 let size = keyfold_core::units::bytes(corpus.bytes);
-                println!("{:16} {size:>10}  {}  {}/{}", corpus.name, corpus.licence, corpus.repo, corpus.file);
+                print_line(format_args!(
+                    "{:16} {size:>10}  {}  {}/{}",
+                    corpus.name, corpus.licence, corpus.repo, corpus.file
+                ))?;
             }
         }
     }

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let capacity = prompt.len().saturating_add(args.max_tokens).min(longest);
     let mut cache = decoder.cache(capacity, args.kv_dtype)?;
     let mut out = std::io::stdout().lock();
-    write!(out, "{}", args.prompt)?;
+    write!(out, "{}", args.prompt).context("standard output")?;
     let mut text = StreamDecoder::new();
     let mut failed = None;
     let mut rng = Rng::new(args.seed);
@@ -80,11 +80,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             failed.is_none()
         },
     )?;
-    if let Some(error) = failed {
-        // A closed pipe is how `| head` says that it has seen enough.
-        return if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error).context("standard output") };
-    }
-    writeln!(out, "{}", text.finish())?;
+    failed.map_or(Ok(()), Err).context("standard output")?;
+    writeln!(out, "{}", text.finish()).context("standard output")?;
     let why = match done.stop {
         Stop::EndOfDocument => "end of document",
         Stop::MaxTokens => "--max-tokens",

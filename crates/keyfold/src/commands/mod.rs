@@ -6,3 +6,11 @@ pub(crate) mod data;
 pub(crate) mod generate;
 pub(crate) mod logits;
 pub(crate) mod train;
+
+use anyhow::Context;
+use std::io::Write;
+
+/// Writes a line to standard output; unlike `println!`, it fails where that is full or closed instead of panicking.
+pub(crate) fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("standard output")
+}

@@ -1,5 +1,6 @@
 //! `keyfold train`: a run from a configuration, into a folder.
 
+use super::print_line;
 use crate::{interrupt, progress::Progress};
 use keyfold_core::units;
 use keyfold_train::{
@@ -71,8 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         progress.finish();
     }
     if summary.interrupted {
-        println!("stopped; go on with: keyfold train --resume --out {}", out.display());
+        print_line(format_args!("stopped; go on with: keyfold train --resume --out {}", out.display()))?;
     }
-    println!("{}", summary.checkpoint.display());
-    Ok(())
+    print_line(summary.checkpoint.display())
 }

@@ -95,6 +95,12 @@ pub enum CompareError {
         /// What is known.
         known: String,
     },
+    /// An attention kind that is given twice.
+    #[error("--attention: `{kind}` is there twice")]
+    Repeated {
+        /// The kind.
+        kind: String,
+    },
     /// The plots cannot be written.
     #[error(transparent)]
     Plot(#[from] PlotError),
@@ -137,14 +143,15 @@ pub fn compare(
     stop: &AtomicBool,
     on: &mut dyn FnMut(CompareEvent<'_>),
 ) -> Result<Report, CompareError> {
+    check_kinds(&options.kinds)?;
     let dir = RunDir::create(&options.out)?;
     let mut base = options.base.clone();
     let data = prepare(&mut base, &options.out.join("data"))?;
     let models = variants(&base.model, &options.kinds)?;
-    write_config(&dir, &base)?;
     let (steps, mut data) = options.budget.steps(&base, &models, data)?;
     base.train.steps = steps;
     base.train.schedule = fitted(base.train.schedule, steps);
+    write_config(&dir, &base)?;
     on(CompareEvent::Ready { data: &data, models: &models, steps });
 
     let mut report = Report {
@@ -173,6 +180,19 @@ pub fn compare(
     }
     publish(&report, &options.out)?;
     Ok(report)
+}
+
+/// Refuses unknown and repeated kinds: a variant's folder has the name of its kind.
+fn check_kinds(kinds: &[String]) -> Result<(), CompareError> {
+    for (index, kind) in kinds.iter().enumerate() {
+        if !DESIGNS.iter().any(|(known, _)| known == kind) {
+            return Err(CompareError::Kind { found: kind.clone(), known: kinds_known() });
+        }
+        if kinds[..index].contains(kind) {
+            return Err(CompareError::Repeated { kind: kind.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// The model of each kind, all as large as `reference`.

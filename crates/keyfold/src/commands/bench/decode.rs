@@ -2,6 +2,7 @@
 
 use super::{print, shape::ShapeArgs};
 use crate::model_dir;
+use anyhow::Context;
 use keyfold_core::DType;
 use keyfold_model::{Decoder, weights::Weights};
 use keyfold_tensor::Arena;
@@ -55,9 +56,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         args.prompt > 0 && args.tokens > 0 && args.repeats > 0,
         "--prompt, --tokens and --repeats: expected at least 1"
     );
+    let positions = args.prompt.checked_add(args.tokens).context("--prompt and --tokens are too large")?;
     let mut rows = Vec::new();
     if args.model.is_empty() {
-        for config in args.shape.models(args.prompt + args.tokens)? {
+        for config in args.shape.models(positions)? {
             let weights = Weights::allocate(&Arena::new(), config.declare()?, args.dtype, false);
             weights.initialise(0);
             rows.push(measure(args, &Decoder::new(&config, &weights)?, weights.count())?);

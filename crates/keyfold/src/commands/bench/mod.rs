@@ -5,6 +5,8 @@ mod ops;
 mod shape;
 mod train;
 
+use super::print_line;
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Whole training steps on random tokens.
@@ -26,9 +28,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
 /// Prints `rows` as one JSON array, or each by `line`.
 fn print<T: serde::Serialize>(rows: &[T], json: bool, line: impl Fn(&T) -> String) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(rows)?);
-    } else {
-        rows.iter().for_each(|row| println!("{}", line(row)));
+        return print_line(serde_json::to_string_pretty(rows)?);
     }
-    Ok(())
+    rows.iter().try_for_each(|row| print_line(line(row)))
 }

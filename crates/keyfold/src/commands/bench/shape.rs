@@ -6,6 +6,9 @@ use keyfold_model::{
 };
 use serde_json::json;
 
+/// Largest size that products are formed of.
+const MAX_SIZE: usize = 1 << 20;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct ShapeArgs {
     /// Attention kinds, separated by commas [default: mha, and mfa with 8 heads of 128].
@@ -40,7 +43,11 @@ impl ShapeArgs {
     }
 
     fn model(&self, kind: &str, positions: usize) -> anyhow::Result<ModelConfig> {
-        let scale = Scale { hidden: self.width, head_dim: self.head_dim.unwrap_or(64) };
+        let head_dim = self.head_dim.unwrap_or(64);
+        for (name, size) in [("--width", self.width), ("--head-dim", head_dim)] {
+            anyhow::ensure!((1..=MAX_SIZE).contains(&size), "{name} is {size}: expected 1 to {MAX_SIZE}");
+        }
+        let scale = Scale { hidden: self.width, head_dim };
         let known: Vec<&str> = DESIGNS.iter().map(|(kind, _)| *kind).collect();
         let Some(preset) = AttentionConfig::preset(kind, &scale) else {
             anyhow::bail!("--attention: unknown kind `{kind}`: expected one of {}", known.join(", "));

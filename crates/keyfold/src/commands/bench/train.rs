@@ -4,6 +4,9 @@ use super::{print, shape::ShapeArgs};
 use keyfold_core::units;
 use keyfold_train::bench::{TrainBench, bench_train};
 
+/// Most tokens of a step.
+const MAX_TOKENS: usize = 1 << 26;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -25,6 +28,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     anyhow::ensure!(args.steps > 0, "--steps is 0: expected at least 1");
     anyhow::ensure!(args.batch > 0 && args.seq > 0, "--batch and --seq: expected at least 1");
+    let tokens = args.batch.checked_mul(args.seq).filter(|tokens| *tokens <= MAX_TOKENS);
+    anyhow::ensure!(tokens.is_some(), "--batch {} --seq {}: expected at most {MAX_TOKENS} tokens", args.batch, args.seq);
     let mut rows = Vec::new();
     for model in args.shape.models(args.seq)? {
         rows.push(bench_train(&TrainBench { model, batch: args.batch, seq: args.seq, steps: args.steps })?);

@@ -1,6 +1,7 @@
 //! The configuration of a run: TOML, overrides by dotted path, a typed tree.
 
 use keyfold_core::DType;
+use keyfold_data::SourceSpec;
 use keyfold_model::{ConfigError, ModelConfig};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -314,6 +315,16 @@ impl RunConfig {
             let expected = format!("at most {MAX_BATCH_TOKENS} tokens in a batch (batch_size * data.seq_len)");
             return Err(ConfigError::value("train.batch_size", expected, train.batch_size));
         }
+        // All batches of an update are in memory at once.
+        let tokens = tokens.and_then(|tokens| tokens.checked_mul(train.accumulate));
+        if tokens.is_none_or(|tokens| tokens > MAX_BATCH_TOKENS) {
+            let expected =
+                format!("at most {MAX_BATCH_TOKENS} tokens in an update (accumulate * batch_size * data.seq_len)");
+            return Err(ConfigError::value("train.accumulate", expected, train.accumulate));
+        }
+        if train.eval_tokens == 0 && matches!(self.data.source.parse(), Ok(SourceSpec::Stories)) {
+            return Err(ConfigError::value("train.eval_tokens", "at least 1: stories have no end", 0));
+        }
         if self.data.seq_len > self.model.max_position_embeddings {
             let expected =
                 format!("at most model.max_position_embeddings = {}", self.model.max_position_embeddings);
@@ -370,12 +381,13 @@ fn set(tree: &mut toml::Table, given: &str) -> Result<(), RunConfigError> {
     let (path, text) = given
         .split_once('=')
         .ok_or_else(|| wrong("expected key=value, such as train.lr=0.001".to_owned()))?;
-    let parsed = toml::from_str::<toml::Table>(&format!("value = {text}"));
-    let value = match parsed.ok().and_then(|mut table| table.remove("value")) {
+    // A text of several lines may be TOML with further keys: then it is no value.
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok().filter(|table| table.len() == 1);
+    let value = match parsed.and_then(|mut table| table.remove("value")) {
         Some(value) => value,
         None => toml::Value::String(text.to_owned()),
     };
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
     let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| wrong("the key is empty".to_owned()))?;
     let mut table = tree;
     for key in keys {

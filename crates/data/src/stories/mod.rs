@@ -1,0 +1,228 @@
+//! `synthetic:stories`: short English stories whose later sentences can only be predicted by recalling
+//! what earlier ones said.
+//!
+//! Every story has three or four people. Each has a name, a trade, a thing with its adjective and, in
+//! most plots, a place; a plot states these once, lets time pass with sentences about something else, and
+//! then comes back to them in a random order. The words that come back are the *answers*: they cannot be
+//! guessed from grammar or frequency (one of 100 names, 64 things, 48 places ...), and guessing among the
+//! words of the same kind in the same story is right once in three or four times. A model that reaches a
+//! high recall accuracy therefore reads its context; one that cannot stays at the guess.
+//!
+//! The answers range from easy (a name after its trade, a thing after its adjective: the pair stood side
+//! by side before) to harder ones (the owner of a thing, the buyer, the place where somebody was), so that
+//! accuracy rises early in training and keeps telling models apart later.
+//!
+//! Story `i` of seed `s` is a pure function of `(s, i)`. The first 2^40 stories of a seed all differ in
+//! their people and belongings: the index, permuted, is written into those choices as digits.
+//! Training and validation use disjoint halves of that range.
+
+mod plots;
+mod rows;
+mod template;
+mod words;
+
+pub use rows::StoryRows;
+
+use crate::mix::{Permutation, SplitMix, mix2};
+use plots::{ASIDES, INTRODUCTIONS, INTRODUCTIONS_OF_THREE, PLOTS, WEATHER};
+use template::{Person, Writer};
+
+/// Number of different stories of one seed.
+pub const STORIES: u64 = 1 << 40;
+
+/// Index of the first validation story; training uses those below.
+pub const FIRST_VALIDATION_STORY: u64 = STORIES / 2;
+
+/// Changes whenever a text may change, so that tokenizers trained on the stories are not mixed up.
+pub const VERSION: u32 = 1;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// Who.
+    Name,
+    /// Of what trade.
+    Role,
+    /// What it looks like.
+    Adjective,
+    /// What thing.
+    Object,
+    /// Where.
+    Place,
+}
+
+/// A word that only recall can give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Byte offset of the word in the story.
+    pub start: usize,
+    /// Byte offset of its end.
+    pub end: usize,
+    /// What is asked for.
+    pub kind: AnswerKind,
+    /// Bytes since the story last used the word.
+    pub distance: usize,
+    /// How many words of this kind belong to the story's people: one in so many is the best guess
+    /// without knowing who has what.
+    pub candidates: usize,
+}
+
+/// One story.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Story {
+    /// The text, without a newline at the end.
+    pub text: String,
+    /// The answers, in the order of the text.
+    pub answers: Vec<Answer>,
+}
+
+/// Writes stories.
+#[derive(Debug, Clone)]
+pub struct StoryGenerator {
+    seed: u64,
+    order: Permutation,
+}
+
+impl StoryGenerator {
+    /// The stories of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, order: Permutation::new(STORIES, mix2(seed, 0x5703_1e5f)) }
+    }
+
+    /// Story `index`, taken modulo [`STORIES`].
+    pub fn story(&self, index: u64) -> Story {
+        let digits = self.order.at(index % STORIES);
+        let mut rng = SplitMix::new(mix2(self.seed, digits));
+        let cast = cast(digits, &mut rng);
+        let plot = &PLOTS[rng.below(PLOTS.len())];
+        let mut w =
+            Writer { cast: &cast, text: String::with_capacity(1200), answers: Vec::with_capacity(24) };
+        let mut asides = ASIDES.to_vec();
+        let mut distraction = |w: &mut Writer<'_>, rng: &mut SplitMix| distraction(w, &mut asides, rng);
+
+        let town_start = pick(&words::TOWN_STARTS, &mut rng);
+        let town_end = pick(&words::TOWN_ENDS, &mut rng);
+        let time = pick(&words::TIMES, &mut rng);
+        w.sentence(&format!("{time} in {town_start}{town_end}, this is what happened."), 0);
+        if rng.below(2) == 0 {
+            w.sentence(pick(INTRODUCTIONS_OF_THREE, &mut rng), 0);
+            (3..cast.len()).for_each(|who| w.sentence(pick(INTRODUCTIONS, &mut rng), who));
+        } else {
+            let mut variants: Vec<_> = INTRODUCTIONS.to_vec();
+            // The last one begins with "And" and cannot open the list.
+            let last = variants.pop();
+            rng.shuffle_front(&mut variants, cast.len());
+            (0..cast.len() - 1).for_each(|who| w.sentence(variants[who], who));
+            w.sentence(
+                last.filter(|_| rng.below(2) == 0).unwrap_or(variants[cast.len() - 1]),
+                cast.len() - 1,
+            );
+        }
+        w.sentence(pick(plot.openings, &mut rng), 0);
+        for who in 0..cast.len() {
+            w.sentence(pick(plot.facts, &mut rng), who);
+            if rng.below(4) == 0 {
+                distraction(&mut w, &mut rng);
+            }
+        }
+        (0..1 + rng.below(3)).for_each(|_| distraction(&mut w, &mut rng));
+        w.sentence(pick(plot.turns, &mut rng), 0);
+
+        // Everybody comes back the same number of times, in a new order each time, and nobody says the
+        // same thing twice.
+        let mut left: Vec<Vec<&str>> = vec![plot.recalls.to_vec(); cast.len()];
+        let mut order: Vec<usize> = (0..cast.len()).collect();
+        for _ in 0..plot.rounds {
+            rng.shuffle_front(&mut order, cast.len());
+            for &who in &order {
+                let variant = rng.below(left[who].len());
+                let sentence = left[who].swap_remove(variant);
+                w.sentence(sentence, who);
+            }
+            if rng.below(2) == 0 {
+                distraction(&mut w, &mut rng);
+            }
+        }
+        let who = rng.below(cast.len());
+        w.sentence(pick(plot.endings, &mut rng), who);
+        Story { text: w.text, answers: w.answers }
+    }
+}
+
+fn pick<T: Copy>(items: &[T], rng: &mut SplitMix) -> T {
+    items[rng.below(items.len())]
+}
+
+/// A sentence that has nothing to do with the plot.
+fn distraction(w: &mut Writer<'_>, asides: &mut Vec<&str>, rng: &mut SplitMix) {
+    match rng.below(if asides.is_empty() { 2 } else { 4 }) {
+        0 => w.sentence(pick(WEATHER, rng), 0),
+        1 => {
+            let (animal, act) = (pick(&words::ANIMALS, rng), pick(&words::ANIMAL_ACTS, rng));
+            let article = if animal.starts_with(['a', 'e', 'i', 'o', 'u']) { "An" } else { "A" };
+            w.sentence(&format!("{article} {animal} {act}."), 0);
+        }
+        _ => {
+            let who = rng.below(w.cast.len());
+            let aside = asides.swap_remove(rng.below(asides.len()));
+            w.sentence(aside, who);
+        }
+    }
+}
+
+/// Makes the people of a story. The first three names and the first two things with their adjectives
+/// are digits of the story's number; the rest is drawn.
+fn cast(mut digits: u64, rng: &mut SplitMix) -> Vec<Person> {
+    let mut taken = 0;
+    let mut take = |pool: &mut Vec<usize>| {
+        // The last digits do not reach their full range. Turning each by a mix of those before keeps the
+        // digits apart and makes every word equally frequent, so that none is a good guess.
+        let turn = (mix2(taken, pool.len() as u64) % pool.len() as u64) as usize;
+        let digit = (digits % pool.len() as u64) as usize;
+        digits /= pool.len() as u64;
+        taken = mix2(taken, digit as u64);
+        pool.swap_remove((digit + turn) % pool.len())
+    };
+    let pool = |n: usize| (0..n).collect::<Vec<usize>>();
+    let (mut names, mut adjectives, mut objects) =
+        (pool(words::SHE.len() + words::HE.len()), pool(words::ADJECTIVES.len()), pool(words::OBJECTS.len()));
+    let mut drawn_names = [0; 3].map(|_| take(&mut names)).to_vec();
+    let mut drawn_adjectives = [0; 2].map(|_| take(&mut adjectives)).to_vec();
+    let mut drawn_objects = [0; 2].map(|_| take(&mut objects)).to_vec();
+    let size = 3 + usize::from(rng.below(4) == 0);
+    let mut draw = |pool: &mut Vec<usize>, drawn: &mut Vec<usize>| {
+        while drawn.len() < size {
+            let at = rng.below(pool.len());
+            drawn.push(pool.swap_remove(at));
+        }
+    };
+    let (mut roles, mut prepositions, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    draw(&mut names, &mut drawn_names);
+    draw(&mut adjectives, &mut drawn_adjectives);
+    draw(&mut objects, &mut drawn_objects);
+    draw(&mut pool(words::ROLES.len()), &mut roles);
+    draw(&mut pool(words::PREPOSITIONS.len()), &mut prepositions);
+    draw(&mut pool(words::PLACES.len()), &mut places);
+    (0..size)
+        .map(|i| {
+            let she = drawn_names[i] < words::SHE.len();
+            Person {
+                name: if she {
+                    words::SHE[drawn_names[i]]
+                } else {
+                    words::HE[drawn_names[i] - words::SHE.len()]
+                },
+                she,
+                role: words::ROLES[roles[i]],
+                adjective: words::ADJECTIVES[drawn_adjectives[i]],
+                object: words::OBJECTS[drawn_objects[i]],
+                preposition: words::PREPOSITIONS[prepositions[i]],
+                place: words::PLACES[places[i]],
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

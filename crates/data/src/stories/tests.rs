@@ -1,0 +1,163 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::template::last_mention;
+use super::*;
+use crate::Tokenizer;
+
+fn some_stories(count: u64) -> impl Iterator<Item = Story> {
+    let generator = StoryGenerator::new(7);
+    (0..count).map(move |i| generator.story(i))
+}
+
+#[test]
+fn every_answer_was_said_before() {
+    for story in some_stories(3000) {
+        let kinds: HashSet<_> = story.answers.iter().map(|a| a.kind).collect();
+        assert!(story.answers.len() >= 6 && kinds.len() >= 2, "few answers in: {}", story.text);
+        let mut end = 0;
+        for answer in &story.answers {
+            assert!(answer.start >= end, "answers are in order and apart");
+            end = answer.end;
+            let word = &story.text[answer.start..answer.end];
+            let before = last_mention(&story.text[..answer.start], word);
+            assert_eq!(
+                before.map(|at| answer.start - at),
+                Some(answer.distance),
+                "{word} in: {}",
+                story.text
+            );
+        }
+    }
+}
+
+#[test]
+fn stories_read_like_text() {
+    let mut longest = 0;
+    let mut words = 0;
+    for story in some_stories(3000) {
+        let count = story.text.split_whitespace().count();
+        assert!((80..=250).contains(&count), "{count} words: {}", story.text);
+        longest = longest.max(count);
+        words += count;
+        assert!(!story.text.contains(['{', '}', '[', ']', '\n']), "{}", story.text);
+        assert!(!story.text.contains("  ") && !story.text.contains(" ."), "{}", story.text);
+        assert!(story.text.ends_with('.'));
+        for sentence in story.text.split(". ") {
+            let first = sentence.trim_start_matches('"').chars().next();
+            assert!(first.is_some_and(char::is_uppercase), "{sentence} in: {}", story.text);
+        }
+        for (article, vowel) in [(" a ", false), (" an ", true), ("A ", false), ("An ", true)] {
+            for (at, _) in story.text.match_indices(article) {
+                let next = story.text[at + article.len()..].chars().next().unwrap();
+                let starts_inside = article.len() == 2 && at > 0 && !story.text[..at].ends_with(' ');
+                assert!(starts_inside || "aeiou".contains(next) == vowel, "{}", &story.text[at..]);
+            }
+        }
+    }
+    println!("mean {} words, longest {longest}", words / 3000);
+}
+
+#[test]
+fn stories_are_fixed_and_never_repeat() {
+    let all: HashSet<String> = some_stories(20_000).map(|s| s.text).collect();
+    assert_eq!(all.len(), 20_000);
+    let (a, b) = (StoryGenerator::new(7), StoryGenerator::new(8));
+    assert_eq!(a.story(5), a.story(5));
+    assert_eq!(a.story(5), a.story(5 + STORIES));
+    assert_ne!(a.story(5), b.story(5));
+    assert_ne!(a.story(5), a.story(FIRST_VALIDATION_STORY + 5));
+    let _ = a.story(u64::MAX);
+}
+
+#[test]
+fn the_digits_tell_all_stories_apart() {
+    let choices: u128 = [100u128, 99, 98, 32, 31, 64, 63].iter().product();
+    assert!(choices >= u128::from(STORIES));
+    let key = |digits| {
+        let people = cast(digits, &mut SplitMix::new(1));
+        let of = |p: &template::Person| (p.name, p.adjective, p.object);
+        (of(&people[0]), of(&people[1]), people[2].name)
+    };
+    let all: HashSet<_> = (0..50_000).chain(STORIES - 50_000..STORIES).map(key).collect();
+    assert_eq!(all.len(), 100_000);
+}
+
+#[test]
+fn no_word_is_a_good_guess() {
+    let mut counts = std::collections::HashMap::<(AnswerKind, String), usize>::new();
+    let mut totals = std::collections::HashMap::<AnswerKind, usize>::new();
+    for story in some_stories(4000) {
+        for answer in &story.answers {
+            let word = story.text[answer.start..answer.end].to_string();
+            *counts.entry((answer.kind, word)).or_default() += 1;
+            *totals.entry(answer.kind).or_default() += 1;
+        }
+    }
+    for ((kind, word), count) in counts {
+        let share = count as f64 / totals[&kind] as f64;
+        assert!(share < 0.06, "{word} is {share:.3} of all answers of its kind");
+    }
+}
+
+#[test]
+fn words_are_distinct() {
+    let lists: [&[&str]; 6] =
+        [&words::SHE, &words::HE, &words::ROLES, &words::ADJECTIVES, &words::OBJECTS, &words::PLACES];
+    let all: Vec<&str> = lists.iter().flat_map(|l| l.iter().copied()).collect();
+    let set: HashSet<&str> = all.iter().copied().collect();
+    assert_eq!(all.len(), set.len());
+}
+
+#[test]
+fn templates_only_name_known_fields() {
+    let all = plots::PLOTS.iter().flat_map(|p| [p.openings, p.facts, p.turns, p.recalls, p.endings]);
+    let lists = [plots::ASIDES, plots::INTRODUCTIONS, plots::INTRODUCTIONS_OF_THREE, plots::WEATHER];
+    for template in all.chain(lists).flatten() {
+        for part in template.split(['{', '[']).skip(1) {
+            let field = part.split(['}', ']']).next().unwrap().trim_start_matches("an ").trim_start_matches("An ");
+            let (letter, attribute) = field.split_once('.').unwrap_or((field, "name"));
+            assert!(["a", "b", "c"].contains(&letter), "{template}");
+            let known = ["name", "role", "adj", "obj", "prep", "Prep", "place", "she", "She", "her", "Her"];
+            assert!(known.contains(&attribute), "{template}");
+        }
+    }
+}
+
+#[test]
+fn rows_mark_exactly_the_answers() {
+    let text: String = some_stories(300).map(|s| s.text + "\n").collect();
+    let bpe = Tokenizer::train(1024, text.lines()).unwrap();
+    for tokenizer in [Tokenizer::bytes(), bpe] {
+        let tokenizer = Arc::new(tokenizer);
+        let rows = StoryRows::new(tokenizer.clone(), 700, true, 3, false).unwrap();
+        for position in 0..20 {
+            let row = rows.row(position).unwrap();
+            assert_eq!((row.tokens.len(), row.recall.len(), row.doc_starts.len()), (701, 701, 700));
+            let first = StoryGenerator::new(3).story(position * rows.stride);
+            for n in 1..=row.answers.len() as u32 {
+                let ids: Vec<u32> = (0..701).filter(|&i| row.recall[i] == n).map(|i| row.tokens[i]).collect();
+                let word = tokenizer.decode(&ids);
+                if let Some(answer) = first.answers.get(n as usize - 1) {
+                    assert_eq!(word.trim_start(), &first.text[answer.start..answer.end]);
+                }
+                assert!(!word.trim().is_empty() && !word.trim().contains([' ', '.', ',']), "{word}");
+            }
+            let starts: HashSet<u32> = row.doc_starts.iter().copied().collect();
+            for &start in starts.iter().filter(|&&s| s > 0) {
+                assert_eq!(row.tokens[start as usize - 1], tokenizer.eos());
+            }
+        }
+    }
+}
+
+#[test]
+fn training_and_validation_rows_differ() {
+    let tokenizer = Arc::new(Tokenizer::bytes());
+    let train = StoryRows::new(tokenizer.clone(), 256, false, 3, false).unwrap();
+    let validation = StoryRows::new(tokenizer.clone(), 256, false, 3, true).unwrap();
+    assert_ne!(train.row(0).unwrap().tokens, validation.row(0).unwrap().tokens);
+    assert!(train.row(0).unwrap().doc_starts.iter().all(|&s| s == 0));
+    assert!(train.count() * train.stride <= FIRST_VALIDATION_STORY);
+    assert!(StoryRows::new(tokenizer, 0, false, 3, true).is_err());
+}

@@ -1,0 +1,103 @@
+//! The side of the tokenizer that talks to the Hugging Face library.
+
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer as Library};
+
+use super::table::{ByteTable, CharTable};
+use super::{Kind, Tokenizer, check_vocab_size};
+use crate::{DataError, END_OF_TEXT, Result};
+
+pub(super) fn train<'a>(
+    vocab_size: usize,
+    pieces: impl Iterator<Item = &'a str> + Send,
+) -> Result<Tokenizer> {
+    check_vocab_size(vocab_size)?;
+    let failed =
+        |e: tokenizers::Error| DataError::TokenizerLibrary { action: "train", reason: e.to_string() };
+    let mut library = Library::new(BPE::default());
+    library.with_pre_tokenizer(Some(ByteLevel::new(false, false, true)));
+    library.with_decoder(Some(ByteLevel::new(false, false, true)));
+    let trainer = BpeTrainer::builder()
+        .vocab_size(vocab_size)
+        .min_frequency(2)
+        .show_progress(false)
+        .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+        .initial_alphabet((0..=255).map(super::table::byte_to_char).collect())
+        .build();
+    library.train(&mut TrainerWrapper::from(trainer), pieces).map_err(failed)?;
+    from_library(library, None).map_err(|reason| DataError::TokenizerLibrary { action: "train", reason })
+}
+
+pub(super) fn encode(library: &Library, text: &str) -> Result<Vec<u32>> {
+    let encoding = library
+        .encode_fast(text, false)
+        .map_err(|e| DataError::TokenizerLibrary { action: "encode", reason: e.to_string() })?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+/// Reads everything from the library's tokenizer that the crate needs to know. `eos` names the
+/// end-of-document token; without it the usual names are tried.
+pub(super) fn from_library(
+    mut library: Library,
+    eos: Option<&str>,
+) -> std::result::Result<Tokenizer, String> {
+    let json = library.to_string(false).map_err(|e| e.to_string())?;
+    let _ = library.with_truncation(None);
+    library.with_padding(None);
+    // Text is data: a document that spells out a special token must not be able to make one.
+    library.set_encode_special_tokens(true);
+
+    let added = library.get_added_tokens_decoder();
+    let vocab = library.get_vocab(true);
+    let size = vocab.values().map(|&id| id as usize + 1).max().unwrap_or(0);
+    if size > super::spec::MAX_VOCAB {
+        return Err(format!("expected ids below {}, found {}", super::spec::MAX_VOCAB, size - 1));
+    }
+    let mut tokens: Vec<Option<Vec<u8>>> = vec![None; size];
+    let chars = CharTable::new();
+    let mut specials = Vec::new();
+    for (content, &id) in &vocab {
+        let bytes = match added.get(&id) {
+            Some(token) if token.special => {
+                specials.push((content.clone(), id));
+                Vec::new()
+            }
+            Some(token) => token.content.clone().into_bytes(),
+            None => chars.bytes(content).map_err(|c| {
+                format!(
+                    "expected tokens in the byte-level alphabet, found \"{content}\" with the character {c:?}"
+                )
+            })?,
+        };
+        tokens[id as usize] = Some(bytes);
+    }
+    for byte in 0..=255u8 {
+        if !tokens.iter().flatten().any(|t| t.as_slice() == [byte]) {
+            return Err(format!("expected a token for every byte, found none for byte {byte}"));
+        }
+    }
+    let mut table = ByteTable::default();
+    for token in &tokens {
+        table.push(token.as_deref().unwrap_or_default());
+    }
+    specials.retain(|(content, _)| !content.is_empty());
+    specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
+
+    const USUAL: [&str; 6] =
+        [END_OF_TEXT, "<|end_of_text|>", "</s>", "<｜end▁of▁sentence｜>", "<eos>", "<|im_end|>"];
+    let named: Vec<&str> = eos.into_iter().collect();
+    let tried: &[&str] = if eos.is_some() { &named } else { &USUAL };
+    let eos = tried
+        .iter()
+        .find_map(|name| vocab.get(*name).copied())
+        .ok_or_else(|| format!("expected an end-of-document token, one of {tried:?}, found none"))?;
+
+    let bytes = Tokenizer::bytes();
+    if table == bytes.table && eos == bytes.eos {
+        return Ok(bytes);
+    }
+    let hash = crate::files::sha256_parts(&[json.as_bytes(), &eos.to_le_bytes()]);
+    Ok(Tokenizer { kind: Kind::Bpe(Box::new(library)), table, specials, eos, hash })
+}

@@ -1,0 +1,185 @@
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn sample() -> String {
+    let story =
+        "The baker Mira kept a brass lantern under the bridge. \"Why?\" asked Tobin, who couldn't see it.\n";
+    let mut text = story.repeat(40);
+    text.push_str("Größe, naïve café — 東京 🦀 12345\n");
+    text.repeat(4)
+}
+
+fn small_bpe() -> Tokenizer {
+    let text = sample();
+    Tokenizer::train(400, text.lines()).unwrap()
+}
+
+fn shakespeare() -> Option<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tinyshakespeare.txt");
+    let text = std::fs::read_to_string(path).ok();
+    if text.is_none() {
+        eprintln!("skipped: no tinyshakespeare.txt beside the repository");
+    }
+    text
+}
+
+#[test]
+fn specs_round_trip_and_reject_nonsense() {
+    for text in ["bytes", "bpe:4096", "bpe:257", "some/folder/tokenizer.json"] {
+        assert_eq!(text.parse::<TokenizerSpec>().unwrap().to_string(), text);
+        let json = format!("\"{text}\"");
+        let spec: TokenizerSpec = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&spec).unwrap(), json);
+    }
+    for text in ["", " ", "bpe:", "bpe:12", "bpe:-1", "bpe:99999999999999999999", "bpe:1048577", "bpe:4k"] {
+        let error = text.parse::<TokenizerSpec>().unwrap_err().to_string();
+        assert!(error.contains("tokenizer") && error.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn byte_ids_are_byte_values() {
+    let t = Tokenizer::bytes();
+    assert_eq!((t.vocab_size(), t.eos()), (257, 256));
+    assert_eq!(t.encode("aé").unwrap(), [97, 0xC3, 0xA9]);
+    assert_eq!(t.decode(&[97, 256, 0xC3, 0xA9, 0xC3, 999]), "aé\u{FFFD}\u{FFFD}");
+    assert_eq!(t.byte_count(&[97, 256, 0xC3, 999]), 2);
+}
+
+#[test]
+fn special_tokens_are_only_made_on_request() {
+    for t in [Tokenizer::bytes(), small_bpe()] {
+        let text = "one<|endoftext|>two<|endoftext|>";
+        let plain = t.encode(text).unwrap();
+        assert!(!plain.contains(&t.eos()));
+        assert_eq!(t.decode(&plain), text);
+        let special = t.encode_with_specials(text).unwrap();
+        assert_eq!(special.iter().filter(|&&id| id == t.eos()).count(), 2);
+        assert_eq!(t.decode(&special), "onetwo");
+        assert_eq!(t.special(crate::END_OF_TEXT), Some(t.eos()));
+        assert_eq!(t.special("<|nothing|>"), None);
+    }
+}
+
+#[test]
+fn saved_tokenizers_read_back_the_same() {
+    for t in [Tokenizer::bytes(), small_bpe()] {
+        let folder = tempfile::tempdir().unwrap();
+        t.save(folder.path()).unwrap();
+        let again = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!(again.is_bytes(), t.is_bytes());
+        assert_eq!((again.vocab_size(), again.eos(), again.hash()), (t.vocab_size(), t.eos(), t.hash()));
+        let text = sample();
+        assert_eq!(again.encode(&text).unwrap(), t.encode(&text).unwrap());
+        assert_eq!(t.decode(&t.encode(&text).unwrap()), text);
+
+        // What another program sees when it opens the file.
+        let library = tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
+        let text = format!("{text}<|endoftext|>and more");
+        let theirs = library.encode(text.as_str(), true).unwrap().get_ids().to_vec();
+        assert_eq!(theirs, t.encode_with_specials(&text).unwrap());
+        assert_eq!(library.decode(&theirs, true).unwrap(), t.decode(&theirs));
+    }
+}
+
+#[test]
+fn training_is_deterministic_and_fills_the_vocabulary() {
+    let Some(text) = shakespeare() else { return };
+    let train = || Tokenizer::train(1024, text.split_inclusive("\n\n")).unwrap();
+    let (a, b) = (train(), train());
+    assert_eq!(a.vocab_size(), 1024);
+    assert_eq!(a.hash(), b.hash());
+    let ids = a.encode(&text[..100_000]).unwrap();
+    assert_eq!(a.byte_count(&ids), 100_000);
+    assert!(ids.len() < 50_000, "{} tokens for 100,000 bytes", ids.len());
+    assert_eq!(a.decode(&ids), &text[..100_000]);
+}
+
+#[test]
+fn a_tiny_text_gives_a_smaller_vocabulary() {
+    let t = Tokenizer::train(4096, std::iter::once("abc")).unwrap();
+    assert_eq!(t.vocab_size(), 257);
+    assert_eq!(t.decode(&t.encode("wholly new ☃").unwrap()), "wholly new ☃");
+    assert!(matches!(Tokenizer::train(256, std::iter::empty()), Err(DataError::Range { .. })));
+}
+
+#[test]
+fn broken_files_give_errors_that_name_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    assert!(matches!(Tokenizer::load(&path), Err(DataError::Io { .. })));
+    for content in ["", "{", "[]", "null", "{\"version\":\"1.0\"}", "\u{0}\u{0}"] {
+        std::fs::write(&path, content).unwrap();
+        let error = Tokenizer::load(&path).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
+    }
+    // A word-level tokenizer is valid for the library and useless here.
+    let words = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":null,"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"日":0,"<|endoftext|>":1},"unk_token":"日"}}"#;
+    std::fs::write(&path, words).unwrap();
+    let error = Tokenizer::load(&path).unwrap_err().to_string();
+    assert!(error.contains("byte-level"), "{error}");
+}
+
+#[test]
+fn the_end_token_comes_from_the_config_beside() {
+    let folder = tempfile::tempdir().unwrap();
+    small_bpe().save(folder.path()).unwrap();
+    let config = folder.path().join("tokenizer_config.json");
+    std::fs::write(&config, r#"{"eos_token": {"content": "a"}}"#).unwrap();
+    let t = Tokenizer::load(folder.path()).unwrap();
+    assert_eq!(t.token_bytes(t.eos()), Some(b"a".as_slice()));
+    std::fs::write(&config, r#"{"eos_token": "<absent>"}"#).unwrap();
+    assert!(Tokenizer::load(folder.path()).unwrap_err().to_string().contains("<absent>"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_text_round_trips(text in "\\PC{0,60}|[ \\n\\ta-zA-Z'é東🦀<|>]{0,80}") {
+        for t in [Tokenizer::bytes(), small_bpe()] {
+            let ids = t.encode(&text).unwrap();
+            prop_assert_eq!(t.decode(&ids), text.clone());
+            prop_assert_eq!(t.byte_count(&ids), text.len() as u64);
+        }
+    }
+
+    #[test]
+    fn streaming_equals_decoding(ids in prop::collection::vec(0u32..270, 0..60)) {
+        let t = Tokenizer::bytes();
+        let mut stream = StreamDecoder::new();
+        let mut text: String = ids.iter().map(|&id| stream.push(&t, id)).collect();
+        text.push_str(&stream.finish());
+        prop_assert_eq!(text, t.decode(&ids));
+        prop_assert_eq!(stream.finish(), "");
+    }
+
+    #[test]
+    fn streaming_never_shows_half_a_character(text in "[é東🦀a]{0,20}") {
+        let t = Tokenizer::bytes();
+        let mut stream = StreamDecoder::new();
+        for id in t.encode(&text).unwrap() {
+            prop_assert!(!stream.push(&t, id).contains(char::REPLACEMENT_CHARACTER));
+        }
+        prop_assert_eq!(stream.finish(), "");
+    }
+
+    #[test]
+    fn damaged_files_never_panic(at in 0usize..20_000, with: u8) {
+        let folder = tempfile::tempdir().unwrap();
+        Tokenizer::bytes().save(folder.path()).unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let mut content = std::fs::read(&path).unwrap();
+        let at = at % content.len();
+        content[at] = with;
+        std::fs::write(&path, &content).unwrap();
+        let _ = Tokenizer::load(&path).map(|t| t.encode("some text"));
+        std::fs::write(&path, &content[..at]).unwrap();
+        prop_assert!(Tokenizer::load(&path).is_err());
+    }
+}

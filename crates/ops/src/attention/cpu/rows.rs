@@ -1,0 +1,143 @@
+//! Moving rows between tensors and scratch: widening, scaling.
+
+use super::{
+    block::Block,
+    scratch::{padded, pitch},
+};
+use crate::attention::Heads;
+use keyfold_core::DType;
+use keyfold_tensor::{Tensor, bf16};
+use std::ops::Range;
+
+#[derive(Clone, Copy)]
+enum Place {
+    F32(*mut f32),
+    Bf16(*const bf16),
+}
+
+/// Where one head of every token row lies.
+#[derive(Clone, Copy)]
+pub(super) struct HeadRows {
+    place: Place,
+    stride: usize,
+    width: usize,
+}
+
+// SAFETY: a place, not an access; the kernels split heads and rows among threads.
+unsafe impl Send for HeadRows {}
+// SAFETY: as above.
+unsafe impl Sync for HeadRows {}
+
+impl HeadRows {
+    /// Head `head`, rows counted from row `first`.
+    pub(super) fn new(heads: &Heads<'_>, head: usize, first: usize) -> Self {
+        let tensor = heads.tensor;
+        let offset = first * tensor.stride() + head * heads.stride;
+        // SAFETY: the entry checks have seen that every head of every row lies within the tensor.
+        let place = unsafe {
+            match tensor.dtype() {
+                DType::F32 => Place::F32(tensor.as_mut_ptr().add(offset)),
+                DType::Bf16 => Place::Bf16(tensor.as_mut_bf16_ptr().add(offset)),
+            }
+        };
+        Self { place, stride: tensor.stride(), width: heads.width }
+    }
+
+    /// `width` columns of `tensor` from column `start`.
+    pub(super) fn of_columns(tensor: &Tensor, start: usize, width: usize) -> Self {
+        let columns = tensor.columns(start, width);
+        Self::new(&Heads::packed(&columns, 1), 0, 0)
+    }
+
+    /// Columns of the head.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Address of an f32 `row`.
+    pub(super) fn address(&self, row: usize) -> *const f32 {
+        let Place::F32(start) = self.place else {
+            unreachable!("entry checks let only f32 through");
+        };
+        // SAFETY: the row lies within the tensor.
+        unsafe { start.add(row * self.stride) }
+    }
+
+    /// Copies `row` to the start of `to`, times `factor`, and zeros up to a whole line.
+    #[inline(always)]
+    pub(super) fn read(&self, row: usize, factor: f32, to: &mut [f32]) {
+        let (to, padding) = to[..padded(self.width)].split_at_mut(self.width);
+        match self.place {
+            Place::F32(start) => {
+                // SAFETY: the row lies within the tensor, whose reader this op is.
+                let from = unsafe { std::slice::from_raw_parts(start.add(row * self.stride), self.width) };
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
+            }
+            Place::Bf16(start) => {
+                // SAFETY: as above.
+                let from = unsafe { std::slice::from_raw_parts(start.add(row * self.stride), self.width) };
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = f32::from_bits(u32::from(from.to_bits()) << 16) * factor;
+                }
+            }
+        }
+        padding.fill(0.0);
+    }
+
+    /// Copies `rows` to the rows of `to`, each padded to whole lines, a pitch apart.
+    #[inline(always)]
+    pub(super) fn read_all(&self, rows: Range<usize>, to: &mut [f32]) {
+        for (row, to) in rows.zip(to.chunks_exact_mut(pitch(self.width))) {
+            self.read(row, 1.0, to);
+        }
+    }
+
+    /// Sets `row` to zero.
+    ///
+    /// # Safety
+    /// The caller is the only one at work on that row of that head.
+    #[inline(always)]
+    pub(super) unsafe fn clear(&self, row: usize) {
+        // SAFETY: the caller's.
+        unsafe { self.row_mut(row) }.fill(0.0);
+    }
+
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn row_mut(&self, row: usize) -> &mut [f32] {
+        let Place::F32(start) = self.place else {
+            unreachable!("entry checks let only f32 outputs through");
+        };
+        // SAFETY: the row lies within the tensor; the caller has it alone.
+        unsafe { std::slice::from_raw_parts_mut(start.add(row * self.stride), self.width) }
+    }
+
+    /// Writes `factor` times `values` to `row`, or adds it.
+    ///
+    /// # Safety
+    /// The caller is the only one at work on that row of that head.
+    #[inline(always)]
+    pub(super) unsafe fn write(&self, row: usize, factor: f32, values: &[f32], add: bool) {
+        // SAFETY: the caller's.
+        let to = unsafe { self.row_mut(row) };
+        if add {
+            to.iter_mut().zip(values).for_each(|(to, value)| *to += value * factor);
+        } else {
+            to.iter_mut().zip(values).for_each(|(to, value)| *to = value * factor);
+        }
+    }
+}
+
+/// Copies the columns of `block` to the rows of `to` (each padded to whole lines, a pitch apart), times `factor`;
+/// padding columns become rows of zeros.
+#[inline(always)]
+pub(super) fn read_columns(heads: &Heads<'_>, first: usize, block: &Block, factor: f32, to: &mut [f32]) {
+    let mut rows = to.chunks_exact_mut(pitch(heads.width));
+    for head in block.heads.clone() {
+        let from = HeadRows::new(heads, head, first);
+        for (query, to) in block.queries.clone().zip(&mut rows) {
+            from.read(query, factor, to);
+        }
+    }
+    rows.take(block.padded() - block.len()).for_each(|row| row.fill(0.0));
+}

@@ -1,0 +1,290 @@
+//! Causal softmax attention, blockwise: scores never exist as a whole.
+//!
+//! Training ([`forward`], [`backward`]) and inference over a cache ([`cached`], [`tpa_cached`]) share the kernels.
+//! Online softmax as in FlashAttention-2 (arXiv 2307.08691), ALiBi as in arXiv 2108.12409.
+
+mod cpu;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::rope::RopeTable;
+use keyfold_core::DType;
+use keyfold_tensor::Tensor;
+use pulp::Arch;
+
+/// Heads inside token rows: channel c of head h of token t is at column `h * stride + c` of row t.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    /// A row per token.
+    pub tensor: &'a Tensor,
+    /// Number of heads.
+    pub count: usize,
+    /// Channels of a head.
+    pub width: usize,
+    /// Columns from one head to the next.
+    pub stride: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// `count` heads of equal width that together are the columns of `tensor`.
+    ///
+    /// # Panics
+    /// When the columns cannot be split evenly.
+    pub fn packed(tensor: &'a Tensor, count: usize) -> Self {
+        assert!(
+            count > 0 && tensor.cols().is_multiple_of(count),
+            "attention: {} columns cannot be split into {count} heads",
+            tensor.cols()
+        );
+        let width = tensor.cols() / count;
+        Self { tensor, count, width, stride: width }
+    }
+
+    #[track_caller]
+    fn check(&self, name: &str, rows: usize, like: (usize, usize)) {
+        let Self { tensor, count, width, stride } = *self;
+        assert_eq!(tensor.rows(), rows, "attention: rows of {name}");
+        assert_eq!((count, width), like, "attention: heads of {name} and their width");
+        assert!(count > 0 && width > 0, "attention: {name} has no columns");
+        assert!(
+            (count - 1) * stride + width <= tensor.cols() && (count == 1 || stride >= width),
+            "attention: {count} heads of {width} columns, {stride} apart, in a {name} of {} columns",
+            tensor.cols()
+        );
+    }
+}
+
+/// What the tensors of an attention leave open.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape<'a> {
+    /// Sequences; each is `seq` consecutive token rows.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Factor on the dot products of queries and keys.
+    pub scale: f32,
+    /// `[query heads]`: slope m of each, adds `-m * distance` to its scores.
+    pub alibi: Option<&'a [f32]>,
+    /// `[batch * seq]`: the first key each query may see, counted within its own sequence.
+    pub doc_starts: Option<&'a [u32]>,
+}
+
+/// A gradient to be written, or added to what is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradient<'a> {
+    /// Where it goes, laid out as what it is the gradient of.
+    pub heads: Heads<'a>,
+    /// Add instead of overwriting.
+    pub accumulate: bool,
+}
+
+/// Keys and values of the tokens so far, with what the queries need to look at them.
+#[derive(Clone, Copy, Debug)]
+pub struct Cached<'a> {
+    /// f32 or bf16. Row j is the token at position j.
+    pub k: Heads<'a>,
+    /// As `k`. May be the very same columns (MFA-KR) or some of them (absorbed MLA).
+    pub v: Heads<'a>,
+    /// Tokens before the first query.
+    pub past: usize,
+    /// Factor on the dot products of queries and keys.
+    pub scale: f32,
+    /// `[query heads]`: slope m of each, adds `-m * distance` to its scores.
+    pub alibi: Option<&'a [f32]>,
+    /// Rotates the keys as they are read. The values stay as they are, also where they are the same columns.
+    pub rotate: Option<&'a RopeTable>,
+}
+
+/// Keys and values of the tokens so far as the factors of tensor-product attention (arXiv 2501.06425).
+///
+/// The key of head h is `1/key_rank * sum_r a_k[r, h] * b_k[r]`, its value likewise.
+#[derive(Clone, Copy, Debug)]
+pub struct TpaCached<'a> {
+    /// `[past + new, key_rank * heads]`, f32 or bf16.
+    pub a_k: &'a Tensor,
+    /// `[past + new, key_rank * width]`, already rotated.
+    pub b_k: &'a Tensor,
+    /// `[past + new, value_rank * heads]`.
+    pub a_v: &'a Tensor,
+    /// `[past + new, value_rank * width]`.
+    pub b_v: &'a Tensor,
+    /// Terms of a key.
+    pub key_rank: usize,
+    /// Terms of a value.
+    pub value_rank: usize,
+    /// Tokens before the first query.
+    pub past: usize,
+    /// Factor on the dot products of queries and keys.
+    pub scale: f32,
+    /// `[heads]`: slope m of each, adds `-m * distance` to its scores.
+    pub alibi: Option<&'a [f32]>,
+}
+
+/// Attention of every token to itself and the tokens before it in its sequence (and document).
+///
+/// Query head h uses kv head `h / (q.count / k.count)`.
+///
+/// # Shapes
+/// `q` tokens x (m heads of d), `k` tokens x (g of d), `v` tokens x (g of e), `out` tokens x (m of e), all f32 with
+/// `tokens = batch * seq`; `lse` `[batch * m, seq]` receives the natural log-sum-exp of the scores.
+///
+/// # Panics
+/// On shapes or element types other than these, `m` not a multiple of `g`, or a document that starts after its token.
+pub fn forward(
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    shape: &Shape<'_>,
+    out: Heads<'_>,
+    lse: &mut Tensor,
+) {
+    check_training(q, k, v, shape, lse);
+    out.check("out", q.tensor.rows(), (q.count, v.width));
+    check_f32(&[("out", out.tensor)]);
+    if q.tensor.rows() == 0 {
+        return;
+    }
+    cpu::forward(Arch::new(), q, k, v, shape, out, lse);
+}
+
+/// Gradients of [`forward`] from its inputs, `out` and `lse`.
+///
+/// # Shapes
+/// As in [`forward`]; `d_out` as `out`, `dq`, `dk`, `dv` as `q`, `k`, `v`. `dk` and `dv` may overlap, kv head by kv head,
+/// when both accumulate.
+///
+/// # Panics
+/// As [`forward`].
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    out: Heads<'_>,
+    d_out: Heads<'_>,
+    lse: &Tensor,
+    shape: &Shape<'_>,
+    dq: Gradient<'_>,
+    dk: Gradient<'_>,
+    dv: Gradient<'_>,
+) {
+    check_training(q, k, v, shape, lse);
+    let rows = q.tensor.rows();
+    out.check("out", rows, (q.count, v.width));
+    d_out.check("d_out", rows, (q.count, v.width));
+    for (name, gradient, like) in [("dq", dq, q), ("dk", dk, k), ("dv", dv, v)] {
+        gradient.heads.check(name, rows, (like.count, like.width));
+        check_f32(&[(name, gradient.heads.tensor)]);
+    }
+    check_f32(&[("out", out.tensor), ("d_out", d_out.tensor)]);
+    if q.tensor.rows() == 0 {
+        return;
+    }
+    cpu::backward(Arch::new(), cpu::Inputs { q, k, v, out, d_out, lse }, shape, dq, dk, dv);
+}
+
+/// Attention of new tokens to everything in a cache that already holds their own rows.
+///
+/// Query i is at position `past + i` and sees the keys `0 ..= past + i`.
+///
+/// # Shapes
+/// `q` new x (m heads of d), rotated already; `cache.k` (past + new) x (g of d), `cache.v` (past + new) x (g of e), `out`
+/// new x (m of e). `q` and `out` are f32.
+///
+/// # Panics
+/// On shapes other than these, `m` not a multiple of `g`, element types that differ between `k` and `v`, or a `rotate`
+/// table that is not for d channels or ends too early.
+pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
+    let (new, total) = (q.tensor.rows(), cache.past + q.tensor.rows());
+    q.check("q", new, (q.count, cache.k.width));
+    cache.k.check("k", total, (cache.k.count, q.width));
+    cache.v.check("v", total, (cache.k.count, cache.v.width));
+    out.check("out", new, (q.count, cache.v.width));
+    check_f32(&[("q", q.tensor), ("out", out.tensor)]);
+    check_groups(q.count, cache.k.count, cache.alibi);
+    assert_eq!(cache.k.tensor.dtype(), cache.v.tensor.dtype(), "attention: element types of keys and values");
+    if let Some(table) = cache.rotate {
+        assert_eq!(table.width(), q.width, "attention: channels of the rope table");
+        assert!(
+            table.positions() >= total,
+            "attention: {total} keys, but {} rope positions",
+            table.positions()
+        );
+    }
+    if new == 0 {
+        return;
+    }
+    cpu::cached(Arch::new(), q, cache, out);
+}
+
+/// As [`cached`], over factors instead of keys and values, which are never materialised.
+///
+/// # Shapes
+/// `q` and `out` new x (m heads of d), f32, `q` rotated already; the cache as in [`TpaCached`].
+///
+/// # Panics
+/// On shapes other than these or element types that differ between the factors.
+pub fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
+    let (new, total) = (q.tensor.rows(), cache.past + q.tensor.rows());
+    q.check("q", new, (q.count, q.width));
+    out.check("out", new, (q.count, q.width));
+    check_f32(&[("q", q.tensor), ("out", out.tensor)]);
+    check_groups(q.count, q.count, cache.alibi);
+    let (keys, values) = (cache.key_rank, cache.value_rank);
+    assert!(keys > 0 && values > 0, "tensor-product attention of rank {keys} for keys, {values} for values");
+    for (name, tensor, cols) in [
+        ("a_k", cache.a_k, keys * q.count),
+        ("b_k", cache.b_k, keys * q.width),
+        ("a_v", cache.a_v, values * q.count),
+        ("b_v", cache.b_v, values * q.width),
+    ] {
+        assert_eq!(
+            (tensor.rows(), tensor.cols()),
+            (total, cols),
+            "tensor-product attention: shape of {name}"
+        );
+        assert_eq!(tensor.dtype(), cache.a_k.dtype(), "tensor-product attention: element type of {name}");
+    }
+    if new == 0 {
+        return;
+    }
+    cpu::tpa_cached(Arch::new(), q, cache, out);
+}
+
+#[track_caller]
+fn check_training(q: Heads<'_>, k: Heads<'_>, v: Heads<'_>, shape: &Shape<'_>, lse: &Tensor) {
+    let tokens = shape.batch * shape.seq;
+    q.check("q", tokens, (q.count, q.width));
+    k.check("k", tokens, (k.count, q.width));
+    v.check("v", tokens, (k.count, v.width));
+    check_f32(&[("q", q.tensor), ("k", k.tensor), ("v", v.tensor), ("lse", lse)]);
+    check_groups(q.count, k.count, shape.alibi);
+    assert_eq!((lse.rows(), lse.cols()), (shape.batch * q.count, shape.seq), "attention: shape of lse");
+    if let Some(starts) = shape.doc_starts {
+        assert_eq!(starts.len(), tokens, "attention: a document start per token was expected");
+        for (token, start) in starts.iter().enumerate() {
+            let query = token % shape.seq;
+            assert!(*start as usize <= query, "attention: the document of query {query} starts at {start}");
+        }
+    }
+}
+
+#[track_caller]
+fn check_groups(heads: usize, kv_heads: usize, alibi: Option<&[f32]>) {
+    assert!(
+        heads.is_multiple_of(kv_heads),
+        "attention: {heads} query heads cannot share {kv_heads} kv heads"
+    );
+    if let Some(slopes) = alibi {
+        assert_eq!(slopes.len(), heads, "attention: a slope per query head was expected");
+    }
+}
+
+#[track_caller]
+fn check_f32(tensors: &[(&str, &Tensor)]) {
+    for (name, tensor) in tensors {
+        assert_eq!(tensor.dtype(), DType::F32, "attention: element type of {name}");
+    }
+}

@@ -1,0 +1,216 @@
+//! Attention over a cache.
+
+use super::*;
+use crate::rope::{Pairing, RopeTable};
+
+/// Tensor of `values`, rounded to `dtype`, and the rounded values.
+fn stored(arena: &Arena, rows: usize, values: &[f32], dtype: DType) -> (Tensor, Vec<f64>) {
+    let mut tensor = arena.tensor(rows, values.len() / rows, dtype);
+    tensor.write(values);
+    let kept = to_f64(&tensor.to_vec());
+    (tensor, kept)
+}
+
+fn check_cached(arch: Arch, case: &Case, dtype: DType) {
+    let arena = Arena::poisoned();
+    let total = case.past + case.seq;
+    let q = random(1, case.q_len());
+    let q_t = arena.tensor_of(case.seq, case.heads * case.width, &q);
+    let keys = random(2, total * case.kv_heads * case.width);
+    let values = random(3, total * case.kv_heads * case.value_width);
+    let (k_t, k) = stored(&arena, total, &keys, dtype);
+    let (v_t, v) = stored(&arena, total, &values, dtype);
+    let out = Gapped::new(&arena, case.seq, case.heads, case.value_width, None);
+    let cache = Cached {
+        k: Heads::packed(&k_t, case.kv_heads),
+        v: Heads::packed(&v_t, case.kv_heads),
+        past: case.past,
+        scale: case.scale as f32,
+        alibi: case.alibi.as_deref(),
+        rotate: None,
+    };
+    cpu::cached(arch, Heads::packed(&q_t, case.heads), &cache, out.heads());
+    assert_close("out", &out.values(), &case.forward(&to_f64(&q), &k, &v).0, REL);
+}
+
+fn after(past: usize, new: usize, heads: (usize, usize), widths: (usize, usize)) -> Case {
+    Case { past, ..case(1, new, heads, widths) }
+}
+
+#[test]
+fn decoding() {
+    for arch in archs() {
+        for dtype in [DType::F32, DType::Bf16] {
+            for past in [0, 1, 62, 63, 64, 129, 700] {
+                check_cached(arch, &after(past, 1, (4, 4), (24, 24)), dtype);
+                check_cached(arch, &after(past, 1, (16, 2), (32, 16)), dtype);
+                check_cached(arch, &after(past, 1, (8, 1), (6, 6)).with_alibi(), dtype);
+            }
+        }
+    }
+    check_cached(Arch::new(), &after(5000, 1, (64, 1), (64, 64)), DType::Bf16);
+    check_cached(Arch::new(), &after(3000, 1, (3, 3), (64, 64)).with_alibi(), DType::F32);
+    check_cached(Arch::new(), &after(1200, 1, (16, 1), (576, 512)), DType::Bf16);
+}
+
+#[test]
+fn chunks_of_a_prompt() {
+    for arch in archs() {
+        for (past, new) in [(0, 2), (3, 3), (60, 5), (100, 63), (37, 64), (1, 130), (500, 65)] {
+            check_cached(arch, &after(past, new, (4, 2), (24, 16)), DType::F32);
+            check_cached(arch, &after(past, new, (8, 1), (16, 16)).with_alibi(), DType::Bf16);
+        }
+    }
+}
+
+#[test]
+fn values_inside_keys() {
+    let (past, heads, width, value_width) = (300, 8, 40, 32);
+    let arena = Arena::poisoned();
+    let q = random(1, heads * width);
+    let (k_t, k) = stored(&arena, past + 1, &random(2, (past + 1) * width), DType::Bf16);
+    let v: Vec<f64> = k.chunks_exact(width).flat_map(|key| key[..value_width].to_vec()).collect();
+    let q_t = arena.tensor_of(1, heads * width, &q);
+    let out = arena.tensor(1, heads * value_width, DType::F32);
+    let prefix = k_t.columns(0, value_width);
+    let cache = Cached {
+        k: Heads::packed(&k_t, 1),
+        v: Heads::packed(&prefix, 1),
+        past,
+        scale: 0.3,
+        alibi: None,
+        rotate: None,
+    };
+    cached(Heads::packed(&q_t, heads), &cache, Heads::packed(&out, heads));
+    let case = Case { scale: 0.3, ..after(past, 1, (heads, 1), (width, value_width)) };
+    assert_close("out", &out.to_vec(), &case.forward(&to_f64(&q), &k, &v).0, REL);
+}
+
+/// Rotating on read equals rotating before, and leaves values alone that are the same columns.
+#[test]
+fn rotation_on_read() {
+    for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+        for (past, new) in [(0, 1), (300, 1), (90, 40)] {
+            let case = after(past, new, (8, 1), (24, 24));
+            let (arena, total) = (Arena::poisoned(), past + new);
+            let table = RopeTable::new(24, 10_000.0, total).with_pairing(pairing);
+            let q = random(1, case.q_len());
+            let k = random(2, total * 24);
+            let mut rotated = to_f64(&k);
+            for (position, key) in rotated.chunks_exact_mut(24).enumerate() {
+                for pair in 0..12 {
+                    let (a, b) = match pairing {
+                        Pairing::HalfSplit => (pair, pair + 12),
+                        Pairing::Interleaved => (2 * pair, 2 * pair + 1),
+                    };
+                    let (cos, sin) =
+                        (f64::from(table.cos(position)[pair]), f64::from(table.sin(position)[pair]));
+                    (key[a], key[b]) = (key[a] * cos - key[b] * sin, key[b] * cos + key[a] * sin);
+                }
+            }
+            let (q_t, k_t) = (arena.tensor_of(new, 8 * 24, &q), arena.tensor_of(total, 24, &k));
+            let out = arena.tensor(new, 8 * 24, DType::F32);
+            let kv = Heads::packed(&k_t, 1);
+            let cache =
+                Cached { k: kv, v: kv, past, scale: case.scale as f32, alibi: None, rotate: Some(&table) };
+            cached(Heads::packed(&q_t, 8), &cache, Heads::packed(&out, 8));
+            assert_close("out", &out.to_vec(), &case.forward(&to_f64(&q), &rotated, &to_f64(&k)).0, REL);
+        }
+    }
+}
+
+/// A prompt in chunks, a prompt at once and training's forward agree.
+#[test]
+fn chunked_is_one_shot_is_forward() {
+    let (seq, heads, width) = (150, 4, 16);
+    let case = case(1, seq, (heads, 2), (width, width)).with_alibi();
+    let arena = Arena::poisoned();
+    let q_t = arena.tensor_of(seq, heads * width, &random(1, case.q_len()));
+    let [k_t, v_t] = [2, 3].map(|seed| arena.tensor_of(seq, 2 * width, &random(seed, seq * 2 * width)));
+    let out = arena.tensor(seq, heads * width, DType::F32);
+    let mut lse = arena.tensor(heads, seq, DType::F32);
+    let (q, k, v) = (Heads::packed(&q_t, heads), Heads::packed(&k_t, 2), Heads::packed(&v_t, 2));
+    forward(q, k, v, &case.shape(), Heads::packed(&out, heads), &mut lse);
+    let want = to_f64(&out.to_vec());
+    for step in [1, 7, 64, 150] {
+        let out = arena.tensor(seq, heads * width, DType::F32);
+        for past in (0..seq).step_by(step) {
+            let new = step.min(seq - past);
+            let (q, o) = (q_t.row_range(past, new), out.row_range(past, new));
+            let (k, v) = (k_t.row_range(0, past + new), v_t.row_range(0, past + new));
+            let cache = Cached {
+                k: Heads::packed(&k, 2),
+                v: Heads::packed(&v, 2),
+                past,
+                scale: case.scale as f32,
+                alibi: case.alibi.as_deref(),
+                rotate: None,
+            };
+            cached(Heads::packed(&q, heads), &cache, Heads::packed(&o, heads));
+        }
+        assert_close("chunked", &out.to_vec(), &want, REL);
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let (past, heads, width) = (4000, 16, 64);
+    let arena = Arena::poisoned();
+    let q_t = arena.tensor_of(1, heads * width, &random(1, heads * width));
+    let k_t = arena.tensor_of(past + 1, width, &random(2, (past + 1) * width));
+    let kv = Heads::packed(&k_t, 1);
+    let cache = Cached { k: kv, v: kv, past, scale: 0.2, alibi: None, rotate: None };
+    let run = |threads| {
+        let out = arena.tensor(1, heads * width, DType::F32);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| cached(Heads::packed(&q_t, heads), &cache, Heads::packed(&out, heads)));
+        out.to_vec()
+    };
+    assert_eq!(run(1), run(2));
+}
+
+#[test]
+fn tensor_product_factors() {
+    for arch in archs() {
+        for dtype in [DType::F32, DType::Bf16] {
+            for (past, new, heads, width, ranks) in [
+                (0, 1, 4, 16, (2, 2)),
+                (130, 1, 22, 24, (2, 3)),
+                (77, 3, 6, 6, (1, 2)),
+                (9, 70, 5, 16, (2, 2)),
+            ] {
+                check_tpa(arch, &after(past, new, (heads, heads), (width, width)), ranks, dtype);
+                check_tpa(arch, &after(past, new, (heads, heads), (width, width)).with_alibi(), ranks, dtype);
+            }
+        }
+    }
+    check_tpa(Arch::new(), &after(3000, 1, (70, 70), (64, 64)), (2, 2), DType::F32);
+}
+
+fn check_tpa(arch: Arch, case: &Case, (key_rank, value_rank): (usize, usize), dtype: DType) {
+    let arena = Arena::poisoned();
+    let (total, heads, width) = (case.past + case.seq, case.heads, case.width);
+    let q = random(1, case.q_len());
+    let q_t = arena.tensor_of(case.seq, heads * width, &q);
+    let factor = |seed, columns: usize| stored(&arena, total, &random(seed, total * columns), dtype);
+    let (a_k, a_k64) = factor(2, key_rank * heads);
+    let (b_k, b_k64) = factor(3, key_rank * width);
+    let (a_v, a_v64) = factor(4, value_rank * heads);
+    let (b_v, b_v64) = factor(5, value_rank * width);
+    let out = Gapped::new(&arena, case.seq, heads, width, None);
+    let cache = TpaCached {
+        a_k: &a_k,
+        b_k: &b_k,
+        a_v: &a_v,
+        b_v: &b_v,
+        key_rank,
+        value_rank,
+        past: case.past,
+        scale: case.scale as f32,
+        alibi: case.alibi.as_deref(),
+    };
+    cpu::tpa_cached(arch, Heads::packed(&q_t, heads), &cache, out.heads());
+    let k = compose(&a_k64, &b_k64, key_rank, heads, width);
+    let v = compose(&a_v64, &b_v64, value_rank, heads, width);
+    assert_close("out", &out.values(), &case.forward(&to_f64(&q), &k, &v).0, REL);
+}

@@ -1,0 +1,26 @@
+//! Fused operations of a decoder language model: forward and hand-written backward.
+//!
+//! One folder per op. `mod.rs` states shapes and dispatches by device, `reference.rs` is the slow f64 twin that every
+//! fast path is tested against, `cpu.rs` is the fast path. Activations are [`keyfold_tensor::Tensor`]s of token rows.
+
+pub mod adamw;
+pub mod add;
+pub mod attention;
+pub mod cast;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gemm;
+pub mod linear;
+pub mod mla_keys;
+pub mod muon;
+pub mod parallel;
+pub mod rms_norm;
+pub mod rope;
+pub mod sample;
+pub mod silu_mul;
+mod simd;
+pub mod tpa;
+pub mod value_map;
+
+#[cfg(test)]
+pub(crate) mod testing;

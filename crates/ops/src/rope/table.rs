@@ -1,0 +1,101 @@
+//! Angles of the rotary position embedding.
+
+/// Which two channels of a head form the pair that is rotated. Checkpoints differ, and their weights go with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pairing {
+    /// Channel `i` with channel `i + width / 2` (GPT-NeoX, Hugging Face's Llama).
+    #[default]
+    HalfSplit,
+    /// Channel `2 i` with channel `2 i + 1` (the RoPE paper, Meta's Llama, DeepSeek).
+    Interleaved,
+}
+
+/// `cos` and `sin` of `position * theta^(-2 i / width)` for pair `i` of each position; computed in f64, kept in f32.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    width: usize,
+    positions: usize,
+    pairing: Pairing,
+    /// `[positions, width / 2]`.
+    cos: Vec<f32>,
+    /// As `cos`.
+    sin: Vec<f32>,
+    /// Only for interleaved pairs, `[positions, width]`: each cosine twice.
+    cos_twice: Vec<f32>,
+    /// As `cos_twice`: each sine twice, the first one negative.
+    sin_signed: Vec<f32>,
+}
+
+impl RopeTable {
+    /// A table for half-split pairs of `width` channels and the positions `0..positions`.
+    ///
+    /// # Panics
+    /// When `width` is odd.
+    pub fn new(width: usize, theta: f64, positions: usize) -> Self {
+        assert!(width.is_multiple_of(2), "rope: {width} channels do not form pairs");
+        let frequencies: Vec<f64> =
+            (0..width / 2).map(|i| theta.powf(-2.0 * i as f64 / width as f64)).collect();
+        let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        Self {
+            width,
+            positions,
+            pairing: Pairing::HalfSplit,
+            cos: angles().map(|angle| angle.cos() as f32).collect(),
+            sin: angles().map(|angle| angle.sin() as f32).collect(),
+            cos_twice: Vec::new(),
+            sin_signed: Vec::new(),
+        }
+    }
+
+    /// The same angles for another choice of pairs.
+    #[must_use]
+    pub fn with_pairing(mut self, pairing: Pairing) -> Self {
+        self.pairing = pairing;
+        (self.cos_twice, self.sin_signed) = match pairing {
+            Pairing::HalfSplit => (Vec::new(), Vec::new()),
+            Pairing::Interleaved => (
+                self.cos.iter().flat_map(|c| [*c, *c]).collect(),
+                self.sin.iter().flat_map(|s| [-*s, *s]).collect(),
+            ),
+        };
+        self
+    }
+
+    /// Rotated channels per head.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of positions.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Which channels form pairs.
+    pub fn pairing(&self) -> Pairing {
+        self.pairing
+    }
+
+    /// Cosines at `position`, one per pair.
+    ///
+    /// # Panics
+    /// When the position is not in the table.
+    pub fn cos(&self, position: usize) -> &[f32] {
+        &self.cos[position * self.width / 2..][..self.width / 2]
+    }
+
+    /// Sines at `position`, one per pair.
+    ///
+    /// # Panics
+    /// When the position is not in the table.
+    pub fn sin(&self, position: usize) -> &[f32] {
+        &self.sin[position * self.width / 2..][..self.width / 2]
+    }
+
+    /// Cosines and signed sines at `position`, one per channel: `y[c] = x[c] * cos[c] + x[c ^ 1] * sin[c]`.
+    #[inline(always)]
+    pub(super) fn per_channel(&self, position: usize) -> (&[f32], &[f32]) {
+        let at = position * self.width..(position + 1) * self.width;
+        (&self.cos_twice[at.clone()], &self.sin_signed[at])
+    }
+}

@@ -1,0 +1,126 @@
+//! Choosing the next token from a row of logits.
+
+mod cpu;
+#[cfg(test)]
+mod reference;
+mod rng;
+#[cfg(test)]
+mod tests;
+
+pub use rng::Rng;
+
+use std::{error::Error, fmt};
+
+/// How to choose. The filters apply in this order: temperature, top-k, top-p, min-p, each to what the one before left.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampler {
+    /// Divides the logits; 0 always takes the likeliest token (of equal ones the first).
+    pub temperature: f32,
+    /// Keep this many of the likeliest tokens.
+    pub top_k: Option<usize>,
+    /// Keep the smallest set of the likeliest tokens that holds at least this share of the probability; 1 keeps all.
+    pub top_p: f32,
+    /// Keep the tokens that are at least this fraction as likely as the likeliest one; 0 keeps all.
+    pub min_p: f32,
+}
+
+impl Default for Sampler {
+    /// The model's own distribution.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: None, top_p: 1.0, min_p: 0.0 }
+    }
+}
+
+/// Why no token could be chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SampleError {
+    /// The temperature is negative, infinite or NaN.
+    Temperature(f32),
+    /// `top_k` is 0.
+    TopK,
+    /// `top_p` is not above 0 and at most 1.
+    TopP(f32),
+    /// `min_p` is not between 0 and 1.
+    MinP(f32),
+    /// The logit of `token` is NaN or positive infinity.
+    Logit {
+        /// The first such token.
+        token: usize,
+        /// Its logit.
+        value: f32,
+    },
+    /// There is no token, or each has the logit negative infinity.
+    NoToken,
+}
+
+impl fmt::Display for SampleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Temperature(x) => write!(f, "temperature is {x}: expected a finite number, at least 0"),
+            Self::TopK => f.write_str("top_k is 0: expected at least 1"),
+            Self::TopP(x) => write!(f, "top_p is {x}: expected a number above 0 and at most 1"),
+            Self::MinP(x) => write!(f, "min_p is {x}: expected a number from 0 to 1"),
+            Self::Logit { token, value } => write!(f, "the logit of token {token} is {value}: cannot sample"),
+            Self::NoToken => f.write_str("no token has a logit above negative infinity: cannot sample"),
+        }
+    }
+}
+
+impl Error for SampleError {}
+
+impl Sampler {
+    /// Always the likeliest token.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Checks the numbers, which usually come from a user.
+    ///
+    /// # Errors
+    /// Names the first one that is out of range.
+    pub fn validate(&self) -> Result<(), SampleError> {
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            Err(SampleError::Temperature(self.temperature))
+        } else if self.top_k == Some(0) {
+            Err(SampleError::TopK)
+        } else if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            Err(SampleError::TopP(self.top_p))
+        } else if !(0.0..=1.0).contains(&self.min_p) {
+            Err(SampleError::MinP(self.min_p))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Draws a token; the same logits and the same `rng` give the same one. Takes one number from `rng`, or none at
+    /// temperature 0. A logit of negative infinity rules its token out.
+    ///
+    /// # Shapes
+    /// - logits: `[vocabulary]`
+    ///
+    /// # Errors
+    /// When the numbers are out of range (see [`Sampler::validate`]) or the logits allow no choice.
+    pub fn sample(&self, logits: &[f32], rng: &mut Rng) -> Result<u32, SampleError> {
+        self.validate()?;
+        let best = likeliest(logits)?;
+        if self.temperature == 0.0 {
+            return Ok(best as u32);
+        }
+        Ok(cpu::sample(self, logits, logits[best], rng))
+    }
+}
+
+/// The first of the largest logits.
+fn likeliest(logits: &[f32]) -> Result<usize, SampleError> {
+    let mut best = None;
+    let mut max = f32::NEG_INFINITY;
+    for (token, value) in logits.iter().enumerate() {
+        if value.is_nan() || *value == f32::INFINITY {
+            return Err(SampleError::Logit { token, value: *value });
+        }
+        if *value > max {
+            (best, max) = (Some(token), *value);
+        }
+    }
+    best.ok_or(SampleError::NoToken)
+}

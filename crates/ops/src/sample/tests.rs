@@ -1,0 +1,128 @@
+use super::*;
+use crate::{simd::on_every_isa, testing::random};
+
+const SAMPLERS: [Sampler; 8] = [
+    Sampler { temperature: 1.0, top_k: None, top_p: 1.0, min_p: 0.0 },
+    Sampler { temperature: 0.3, top_k: None, top_p: 1.0, min_p: 0.0 },
+    Sampler { temperature: 2.0, top_k: Some(3), top_p: 1.0, min_p: 0.0 },
+    Sampler { temperature: 1.0, top_k: None, top_p: 0.6, min_p: 0.0 },
+    Sampler { temperature: 1.0, top_k: None, top_p: 1.0, min_p: 0.3 },
+    Sampler { temperature: 0.9, top_k: Some(5), top_p: 0.8, min_p: 0.1 },
+    Sampler { temperature: 1.0, top_k: Some(1), top_p: 1.0, min_p: 0.0 },
+    Sampler { temperature: 1.0, top_k: Some(1000), top_p: 1e-9, min_p: 0.0 },
+];
+
+fn logits(len: usize) -> Vec<f32> {
+    random(5, len).iter().map(|x| 4.0 * x).collect()
+}
+
+#[test]
+fn frequencies_follow_the_filtered_distribution() {
+    const DRAWS: usize = 40_000;
+    on_every_isa(|| {
+        let logits = logits(19);
+        for sampler in SAMPLERS {
+            let want = reference::probabilities(&sampler, &logits);
+            let mut counts = vec![0usize; logits.len()];
+            let mut rng = Rng::new(1);
+            for _ in 0..DRAWS {
+                counts[sampler.sample(&logits, &mut rng).expect("a token") as usize] += 1;
+            }
+            for (token, (count, want)) in counts.iter().zip(want).enumerate() {
+                let got = *count as f64 / DRAWS as f64;
+                // Five standard deviations, and nothing at all of what is filtered out.
+                let tolerance = 5.0 * (want * (1.0 - want) / DRAWS as f64).sqrt();
+                assert!((got - want).abs() <= tolerance, "{sampler:?}: token {token} {got}, want {want}");
+            }
+        }
+    });
+}
+
+#[test]
+fn every_token_that_may_come_comes_in_its_turn() {
+    let logits = logits(1000);
+    for sampler in SAMPLERS {
+        let want = reference::probabilities(&sampler, &logits);
+        let mut rng = Rng::new(2);
+        for _ in 0..200 {
+            let token = sampler.sample(&logits, &mut rng).expect("a token");
+            assert!(want[token as usize] > 0.0, "{sampler:?} drew {token}");
+        }
+    }
+}
+
+#[test]
+fn top_p_takes_the_smallest_set() {
+    // Probabilities 0.5, 0.25, 0.125, 0.125.
+    let logits = [0.5f32, 0.25, 0.125, 0.125].map(f32::ln);
+    let tokens = |top_p: f32| {
+        let sampler = Sampler { top_p, ..Sampler::default() };
+        let mut rng = Rng::new(3);
+        let mut seen: Vec<u32> =
+            (0..2000).map(|_| sampler.sample(&logits, &mut rng).expect("a token")).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    };
+    assert_eq!(tokens(0.4), [0]);
+    assert_eq!(tokens(0.51), [0, 1]);
+    assert_eq!(tokens(0.8), [0, 1, 2], "of equal ones the first");
+    assert_eq!(tokens(0.9), [0, 1, 2, 3]);
+}
+
+#[test]
+fn greedy_takes_the_first_of_the_largest() {
+    let mut rng = Rng::new(4);
+    assert_eq!(Sampler::greedy().sample(&[0.0, 2.0, 2.0, 1.0], &mut rng), Ok(1));
+    assert_eq!(rng, Rng::new(4), "no random number is used");
+    // The coldest temperature above 0 agrees.
+    let cold = Sampler { temperature: f32::from_bits(1), ..Sampler::default() };
+    assert_eq!(cold.sample(&[0.0, 2.0, 1.5], &mut rng), Ok(1));
+}
+
+#[test]
+fn same_seed_same_tokens_and_the_state_goes_on() {
+    let (logits, sampler) = (logits(300), SAMPLERS[5]);
+    let mut rng = Rng::new(6);
+    let draw = |rng: &mut Rng| sampler.sample(&logits, rng).expect("a token");
+    for _ in 0..10 {
+        draw(&mut rng);
+    }
+    let mut copy = Rng::from_state(rng.state());
+    let (a, b): (Vec<_>, Vec<_>) = (0..50).map(|_| (draw(&mut rng), draw(&mut copy))).unzip();
+    assert_eq!(a, b);
+    assert!(a.iter().any(|token| *token != a[0]));
+}
+
+#[test]
+fn random_numbers_are_known() {
+    // The published sequence of SplitMix64 for the seed 1234567.
+    let mut rng = Rng::from_state(1_234_567);
+    assert_eq!([rng.next_u64(), rng.next_u64()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+    let mean: f64 = (0..10_000).map(|_| rng.uniform()).sum::<f64>() / 10_000.0;
+    assert!((mean - 0.5).abs() < 0.02);
+}
+
+#[test]
+fn impossible_requests_are_errors() {
+    let mut rng = Rng::new(7);
+    let mut sample = |sampler: Sampler, logits: &[f32]| sampler.sample(logits, &mut rng);
+    let any = Sampler::default();
+    assert!(matches!(sample(any, &[0.0, f32::NAN]), Err(SampleError::Logit { token: 1, .. })));
+    assert!(matches!(sample(Sampler::greedy(), &[f32::NAN]), Err(SampleError::Logit { token: 0, .. })));
+    assert!(matches!(sample(any, &[f32::INFINITY]), Err(SampleError::Logit { token: 0, .. })));
+    assert_eq!(sample(any, &[]), Err(SampleError::NoToken));
+    assert_eq!(sample(any, &[f32::NEG_INFINITY; 3]), Err(SampleError::NoToken));
+    assert_eq!(sample(any, &[f32::NEG_INFINITY, 0.0]), Ok(1));
+    for temperature in [-1.0, f32::INFINITY, f32::NAN] {
+        let error = sample(Sampler { temperature, ..any }, &[0.0]);
+        assert!(matches!(error, Err(SampleError::Temperature(_))));
+    }
+    for top_p in [0.0, 1.5, f32::NAN] {
+        assert!(matches!(sample(Sampler { top_p, ..any }, &[0.0]), Err(SampleError::TopP(_))));
+    }
+    assert!(matches!(sample(Sampler { min_p: -0.1, ..any }, &[0.0]), Err(SampleError::MinP(_))));
+    assert_eq!(sample(Sampler { top_k: Some(0), ..any }, &[0.0]), Err(SampleError::TopK));
+    let message = SampleError::Logit { token: 3, value: f32::NAN }.to_string();
+    assert_eq!(message, "the logit of token 3 is NaN: cannot sample");
+}
