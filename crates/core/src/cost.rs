@@ -17,8 +17,7 @@ pub struct Cost {
 impl Cost {
     /// FLOPs of one decoded token that attends to `context` tokens.
     pub fn flops(&self, context: u64) -> u64 {
-        self.linear_flops
-            .saturating_add(self.flops_per_context_token.saturating_mul(context))
+        self.linear_flops.saturating_add(self.flops_per_context_token.saturating_mul(context))
     }
 
     /// FLOPs per byte of cache read, at `bytes_per_element`: the arithmetic intensity of the attention core.

@@ -20,7 +20,8 @@ fn layout_refuses_duplicates_and_overflow() {
 #[test]
 fn step3_attention_intensity_at_8_bit_is_128() {
     // Step-3 report, section 4: 64 heads of 256 on one key/value row.
-    let cost = Cost { linear_flops: 0, flops_per_context_token: 2 * 64 * 512, elements_per_context_token: 512 };
+    let cost =
+        Cost { linear_flops: 0, flops_per_context_token: 2 * 64 * 512, elements_per_context_token: 512 };
     assert_eq!(cost.intensity(1.0), 128.0);
 }
 

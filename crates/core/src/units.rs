@@ -22,7 +22,13 @@ pub fn count(count: u64) -> String {
     for (scale, suffix) in UNITS {
         if count as f64 >= scale {
             let value = count as f64 / scale;
-            let digits = if value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+            let digits = if value >= 100.0 {
+                0
+            } else if value >= 10.0 {
+                1
+            } else {
+                2
+            };
             return format!("{value:.digits$}{suffix}");
         }
     }

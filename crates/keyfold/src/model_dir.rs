@@ -18,7 +18,11 @@ pub(crate) fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
         let newest = Versions::latest(&checkpoints)?;
         return newest.with_context(|| format!("{}: no checkpoint has been written yet", path.display()));
     }
-    anyhow::bail!("{}: expected a model folder with {} or a run with checkpoints/", path.display(), checkpoint::CONFIG_FILE)
+    anyhow::bail!(
+        "{}: expected a model folder with {} or a run with checkpoints/",
+        path.display(),
+        checkpoint::CONFIG_FILE
+    )
 }
 
 /// Configuration and weights of the model in `path`, matrices in memory as `dtype`.

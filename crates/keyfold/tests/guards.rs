@@ -1,6 +1,8 @@
 //! Rules of the project that no compiler checks: layer order, file size, one list of attention designs, dependencies
 //! with reasons, no accelerator switches outside of tensor and ops.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use keyfold_model::attention::DESIGNS;
 use std::{
     fs,
@@ -54,7 +56,10 @@ fn dependencies_point_downwards() {
     assert_eq!(folders, listed, "crates/ and the list of layers differ");
     for (name, allowed) in LAYERS {
         for line in read(format!("crates/{name}/Cargo.toml")).lines() {
-            let Some(used) = line.strip_prefix("keyfold-").and_then(|rest| rest.split(['.', ' ']).next()) else { continue };
+            let Some(used) = line.strip_prefix("keyfold-").and_then(|rest| rest.split(['.', ' ']).next())
+            else {
+                continue;
+            };
             assert!(allowed.contains(&used), "crates/{name} may not depend on crates/{used}");
         }
     }
@@ -116,7 +121,10 @@ fn the_list_of_designs_is_complete() {
         let text = fs::read_to_string(&path).unwrap();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         if text.contains("impl Design for") || text.contains("grouped_design!(") {
-            assert!(lib.contains(&format!("pub use {name}::")), "attention/{name}.rs is not in the list of designs");
+            assert!(
+                lib.contains(&format!("pub use {name}::")),
+                "attention/{name}.rs is not in the list of designs"
+            );
         }
     }
 }
@@ -133,7 +141,10 @@ fn every_dependency_has_its_reason() {
                 inside = line.contains("dependencies");
                 continue;
             }
-            let Some(name) = line.split(['=', '.', ' ']).next().filter(|name| inside && !name.is_empty()) else { continue };
+            let Some(name) = line.split(['=', '.', ' ']).next().filter(|name| inside && !name.is_empty())
+            else {
+                continue;
+            };
             if !name.starts_with("keyfold") && !name.starts_with('#') {
                 assert!(reasons.contains(&format!("| `{name}` |")), "DEPENDENCIES.md has no line for {name}");
             }

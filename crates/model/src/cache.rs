@@ -17,7 +17,12 @@ pub struct Cache {
 
 impl Cache {
     /// Room for `capacity` tokens of a model, planes stored as `dtype`.
-    pub fn new(config: &ModelConfig, capacity: usize, dtype: DType, arena: &Arena) -> Result<Self, ConfigError> {
+    pub fn new(
+        config: &ModelConfig,
+        capacity: usize,
+        dtype: DType,
+        arena: &Arena,
+    ) -> Result<Self, ConfigError> {
         let layout = config.attention.design().cache_layout()?;
         let width = layout.elements_per_token();
         let layers = (0..config.num_hidden_layers).map(|_| arena.tensor(capacity, width, dtype)).collect();

@@ -57,7 +57,9 @@ impl ConfigError {
     #[must_use]
     pub fn under(self, prefix: &str) -> Self {
         match self {
-            Self::Value { key, expected, found } => Self::Value { key: format!("{prefix}.{key}"), expected, found },
+            Self::Value { key, expected, found } => {
+                Self::Value { key: format!("{prefix}.{key}"), expected, found }
+            }
             Self::Missing { key, expected } => Self::Missing { key: format!("{prefix}.{key}"), expected },
             other => other,
         }

@@ -40,31 +40,38 @@ impl Generation {
 /// Tokens of the prompt that go through the model at a time: bounds the memory of long prompts.
 const PREFILL_CHUNK: usize = 512;
 
-/// Appends `prompt` to `cache` and generates up to `max_tokens` tokens; `each` sees every token as it is made and
-/// returns whether to go on.
+/// What to generate.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Tokens to go on from; at least one.
+    pub prompt: &'a [u32],
+    /// Tokens to make at most.
+    pub max_tokens: usize,
+    /// The token that ends a document, if it is to end the generation.
+    pub eos: Option<u32>,
+    /// How tokens are chosen.
+    pub sampler: Sampler,
+}
+
+/// Appends the prompt to `cache` and generates; `each` sees every token as it is made and returns whether to go on.
 ///
 /// # Errors
 /// When the logits are not finite.
 ///
 /// # Panics
-/// When `prompt` is empty or does not fit the cache.
+/// When the prompt is empty or does not fit the cache.
 pub fn generate(
     decoder: &Decoder,
     cache: &mut Cache,
-    prompt: &[u32],
-    max_tokens: usize,
-    eos: Option<u32>,
-    sampler: &Sampler,
+    request: &Request<'_>,
     rng: &mut Rng,
     mut each: impl FnMut(u32) -> bool,
 ) -> Result<Generation, SampleError> {
     let start = Instant::now();
-    let mut chunks = prompt.chunks(PREFILL_CHUNK);
-    let mut logits = match chunks.next() {
-        Some(chunk) => decoder.step(chunk, cache),
-        None => decoder.step(prompt, cache),
-    };
-    for chunk in chunks {
+    let Request { prompt, max_tokens, eos, sampler } = *request;
+    let (first, rest) = prompt.split_at(prompt.len().min(PREFILL_CHUNK));
+    let mut logits = decoder.step(first, cache);
+    for chunk in rest.chunks(PREFILL_CHUNK) {
         logits = decoder.step(chunk, cache);
     }
     let prefill = start.elapsed();

@@ -21,7 +21,7 @@ pub mod weights;
 pub use cache::{Cache, CacheStep};
 pub use config::ModelConfig;
 pub use error::{CheckpointError, ConfigError, WeightError};
-pub use generate::{Generation, Stop, generate};
+pub use generate::{Generation, Request, Stop, generate};
 pub use lm::{Decoder, LanguageModel, ModelError, TapeOptions};
 pub use match_params::{MatchedModel, match_params};
 pub use sequences::Sequences;

@@ -28,7 +28,8 @@ struct Trunk {
 impl Trunk {
     fn new(config: &ModelConfig, weights: &Weights) -> Result<Self, WeightError> {
         let embedding = weights.get("model.embed_tokens.weight")?;
-        let head = if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
+        let head =
+            if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
         Ok(Self { embedding, norm: weights.get("model.norm.weight")?, head, eps: config.rms_norm_eps as f32 })
     }
 }
@@ -227,7 +228,8 @@ impl Decoder {
     /// When `capacity` exceeds the model's longest sequence.
     pub fn cache(&self, capacity: usize, dtype: DType) -> Result<Cache, ConfigError> {
         if capacity > self.config.max_position_embeddings {
-            let expected = format!("at most max_position_embeddings = {}", self.config.max_position_embeddings);
+            let expected =
+                format!("at most max_position_embeddings = {}", self.config.max_position_embeddings);
             return Err(ConfigError::value("capacity", expected, capacity));
         }
         Cache::new(&self.config, capacity, dtype, &self.arena)

@@ -29,11 +29,16 @@ pub(crate) fn default_theta() -> f64 {
 }
 
 /// Fails unless the rotary parameters make sense for heads whose rotated part is `width` channels wide.
-pub(crate) fn validate(position: Position, theta: f64, width: usize, width_key: &str) -> Result<(), ConfigError> {
+pub(crate) fn validate(
+    position: Position,
+    theta: f64,
+    width: usize,
+    width_key: &str,
+) -> Result<(), ConfigError> {
     if position != Position::Rope {
         return Ok(());
     }
-    if width == 0 || width % 2 != 0 {
+    if width == 0 || !width.is_multiple_of(2) {
         return Err(ConfigError::value(width_key, "an even number: rope rotates pairs of channels", width));
     }
     if !(theta.is_finite() && theta > 1.0) {

@@ -1,6 +1,8 @@
 //! Every attention design and option against an independent PyTorch implementation (`fixtures/`): logits, loss, all
 //! gradients, and decoding from the cache one token at a time and in chunks.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use keyfold_core::DType;
 use keyfold_model::{Decoder, LanguageModel, ModelConfig, Sequences, TapeOptions, weights::Weights};
 use keyfold_tensor::Arena;
@@ -93,7 +95,8 @@ fn floats(view: &TensorView<'_>) -> Vec<f32> {
 
 fn cases() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/cases");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     assert!(paths.len() >= 40, "only {} fixtures", paths.len());
     paths.iter().map(|path| Case::read(path)).collect()
@@ -168,7 +171,8 @@ fn a_bf16_cache_decodes_nearly_the_same() {
         let decoder = Decoder::new(&case.config, model.weights()).unwrap();
         let ids = &case.ids("input_ids")[..case.seq];
         let mut cache = decoder.cache(case.seq, DType::Bf16).unwrap();
-        let logits: Vec<f32> = ids.iter().flat_map(|id| decoder.logits(&[*id], &mut cache).to_vec()).collect();
+        let logits: Vec<f32> =
+            ids.iter().flat_map(|id| decoder.logits(&[*id], &mut cache).to_vec()).collect();
         case.close("logits", &logits, &case.floats("logits")[..logits.len()], 3e-2);
     }
 }
@@ -178,7 +182,12 @@ fn the_cache_holds_what_the_layout_says() {
     for case in cases() {
         let decoder = Decoder::new(&case.config, case.model(&Arena::new()).weights()).unwrap();
         let cache = decoder.cache(8, DType::Bf16).unwrap();
-        assert_eq!(cache.bytes_per_token(), case.config.kv_bytes_per_token(DType::Bf16).unwrap(), "{}", case.name);
+        assert_eq!(
+            cache.bytes_per_token(),
+            case.config.kv_bytes_per_token(DType::Bf16).unwrap(),
+            "{}",
+            case.name
+        );
         assert_eq!(cache.bytes(), 8 * cache.bytes_per_token());
     }
 }

@@ -59,7 +59,8 @@ pub fn bench_train(bench: &TrainBench) -> Result<TrainBenchResult, ModelError> {
     let tokens = bench.batch * bench.seq;
     let vocab = bench.model.vocab_size as u64;
     // A fixed pseudo-random sequence: the values do not matter, only that they are spread.
-    let ids: Vec<u32> = (0..=tokens as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % vocab) as u32).collect();
+    let ids: Vec<u32> =
+        (0..=tokens as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % vocab) as u32).collect();
     let sequences = Sequences::new(bench.batch, bench.seq);
     let train = TrainConfig::of_steps(1);
     let mut times = Vec::with_capacity(bench.steps);

@@ -99,7 +99,10 @@ impl Trainer {
         let text = serde_json::to_string_pretty(&state).map_err(|e| error(e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| error(e.to_string()))?;
         let path = dir.join(MOMENTS_FILE);
-        let tensors = self.state_tensors().into_iter().map(|(name, tensor)| (name, Flat { shape: [tensor.len()], tensor }));
+        let tensors = self
+            .state_tensors()
+            .into_iter()
+            .map(|(name, tensor)| (name, Flat { shape: [tensor.len()], tensor }));
         safetensors::serialize_to_file(tensors, None, &path).map_err(|e| file_error(&path)(e.to_string()))
     }
 
@@ -118,7 +121,8 @@ impl Trainer {
         // Initialisation is not part of every family's configuration, and no longer matters.
         let expected = keyfold_model::ModelConfig { init: stored.init, ..config.model.clone() };
         if stored != expected {
-            let problem = "the checkpoint is of another model than the run's configuration describes".to_owned();
+            let problem =
+                "the checkpoint is of another model than the run's configuration describes".to_owned();
             return Err(ResumeError::File { path, problem });
         }
         let weights = checkpoint::read_weights(dir, &config.model, DType::F32, true, arena)?;
@@ -134,7 +138,10 @@ impl Trainer {
         }
         let optimizer = trainer.config.train.optimizer.kind();
         if state.optimizer != optimizer {
-            return Err(error(format!("`optimizer` is `{}`: the run's configuration has `{optimizer}`", state.optimizer)));
+            return Err(error(format!(
+                "`optimizer` is `{}`: the run's configuration has `{optimizer}`",
+                state.optimizer
+            )));
         }
         trainer.step = state.step;
         trainer.tokens = state.tokens;
@@ -156,7 +163,10 @@ impl Trainer {
             let view = file.tensor(name).map_err(|_| error(format!("tensor `{name}` is missing")))?;
             if view.dtype() != Dtype::F32 || view.shape() != [tensor.len()] {
                 let (found, dtype) = (view.shape(), view.dtype());
-                return Err(error(format!("tensor `{name}` is {found:?} of {dtype:?}: expected [{}] of F32", tensor.len())));
+                return Err(error(format!(
+                    "tensor `{name}` is {found:?} of {dtype:?}: expected [{}] of F32",
+                    tensor.len()
+                )));
             }
             let values: Vec<f32> =
                 view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

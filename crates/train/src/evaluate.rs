@@ -44,9 +44,12 @@ pub fn evaluate(
 fn counted(batch: &Batch) -> Vec<u32> {
     match &batch.loss_mask {
         None => batch.targets.clone(),
-        Some(mask) => {
-            batch.targets.iter().zip(mask).map(|(target, counts)| if *counts { *target } else { IGNORE }).collect()
-        }
+        Some(mask) => batch
+            .targets
+            .iter()
+            .zip(mask)
+            .map(|(target, counts)| if *counts { *target } else { IGNORE })
+            .collect(),
     }
 }
 

@@ -23,11 +23,7 @@ impl Optimizer {
     pub fn new(config: OptimizerConfig, weights: &Weights, arena: &Arena) -> Self {
         let zeros = |flat: &Flat| arena.zeros(1, flat.value.len(), keyfold_core::DType::F32);
         let moments = |flat: &Flat| Moments { first: zeros(flat), second: zeros(flat) };
-        Self {
-            config,
-            matrices: moments(&weights.matrices),
-            vectors: moments(&weights.vectors),
-        }
+        Self { config, matrices: moments(&weights.matrices), vectors: moments(&weights.vectors) }
     }
 
     /// The state, by name, for a checkpoint.

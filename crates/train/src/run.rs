@@ -112,11 +112,12 @@ pub fn run(
     mut on: impl FnMut(Event<'_>),
 ) -> Result<Summary, RunError> {
     let dir = if resume { RunDir::open(out)? } else { RunDir::create(out)? };
-    let data = prepare(&mut config, &out.join("data"))?;
+    let data = prepare(&mut config, &dir.data())?;
     let arena = Arena::new();
     let versions = Versions::open(dir.checkpoints())?;
     let mut state = if resume {
-        let newest = Versions::latest(&dir.checkpoints())?.ok_or_else(|| RunError::NoCheckpoint(out.to_owned()))?;
+        let newest =
+            Versions::latest(&dir.checkpoints())?.ok_or_else(|| RunError::NoCheckpoint(out.to_owned()))?;
         let (trainer, elapsed) = Trainer::resume(config, data, &newest, &arena)?;
         let metrics = MetricsWriter::resume(dir.metrics(), trainer.step)?;
         let events = EventWriter::create(&dir.tensorboard(), Some(trainer.step))?;
@@ -220,9 +221,9 @@ impl Run {
         self.metrics.sync()?;
         let elapsed = self.elapsed();
         let keep = self.trainer.config.train.keep_checkpoints;
-        let path = self
-            .versions
-            .publish(self.trainer.step, keep, |dir| self.trainer.write_checkpoint(dir, elapsed).map_err(RunError::from))?;
+        let path = self.versions.publish(self.trainer.step, keep, |dir| {
+            self.trainer.write_checkpoint(dir, elapsed).map_err(RunError::from)
+        })?;
         on(Event::Saved(&path));
         self.saved = Some((self.trainer.step, path.clone()));
         Ok(path)

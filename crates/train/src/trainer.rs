@@ -1,10 +1,6 @@
 //! One training run in memory: model, optimizer, data and counters.
 
-use crate::{
-    config::RunConfig,
-    evaluate::evaluate,
-    optimizer::Optimizer,
-};
+use crate::{config::RunConfig, evaluate::evaluate, optimizer::Optimizer};
 use keyfold_data::{Batch, DataError, Dataset};
 use keyfold_model::{LanguageModel, ModelError, Sequences, TapeOptions, tape::Loss};
 use keyfold_ops::sample::SampleError;
@@ -126,9 +122,8 @@ impl Trainer {
         let train = &self.config.train;
         let (step, rows) = (self.step + 1, train.batch_size);
         let lr = train.lr * train.schedule.factor(step, train.steps);
-        let batches: Vec<Batch> = (0..train.accumulate)
-            .map(|_| self.data.next_batch(rows))
-            .collect::<Result<_, DataError>>()?;
+        let batches: Vec<Batch> =
+            (0..train.accumulate).map(|_| self.data.next_batch(rows)).collect::<Result<_, DataError>>()?;
         let scored: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         self.model.weights_mut().zero_grad();
         let mut total = Loss::default();

@@ -1,5 +1,8 @@
 //! Fifty updates against PyTorch's loss curves (`fixtures/golden`): model, gradients, clipping and AdamW together.
 
+// Clippy takes only functions with #[test] for tests; here all is.
+#![allow(clippy::unwrap_used)]
+
 use keyfold_core::DType;
 use keyfold_model::{LanguageModel, ModelConfig, Sequences, weights::Weights};
 use keyfold_tensor::Arena;

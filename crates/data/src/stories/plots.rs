@@ -223,7 +223,11 @@ pub(super) const PLOTS: &[Plot] = &[
         rounds: 2,
     },
     Plot {
-        openings: &["The teacher made a game of it.", "They played a game of names.", "They sat down and made a list."],
+        openings: &[
+            "The teacher made a game of it.",
+            "They played a game of names.",
+            "They sat down and made a list.",
+        ],
         facts: &[
             "{a} has {an a.adj} {a.obj}.",
             "{a} the {a.role} has {an a.adj} {a.obj}.",
@@ -252,7 +256,11 @@ pub(super) const PLOTS: &[Plot] = &[
             "{a} the {a.role} is {a.prep} the {a.place}.",
             "{a.Prep} the {a.place} is {a}.",
         ],
-        turns: &["Then they went over it again.", "And once more, so that nobody forgets.", "Now who is where?"],
+        turns: &[
+            "Then they went over it again.",
+            "And once more, so that nobody forgets.",
+            "Now who is where?",
+        ],
         recalls: &[
             "{a.Prep} the [a.place] is [a].",
             "{a} is {a.prep} the [a.place].",

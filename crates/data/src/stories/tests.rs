@@ -115,7 +115,8 @@ fn templates_only_name_known_fields() {
     let lists = [plots::ASIDES, plots::INTRODUCTIONS, plots::INTRODUCTIONS_OF_THREE, plots::WEATHER];
     for template in all.chain(lists).flatten() {
         for part in template.split(['{', '[']).skip(1) {
-            let field = part.split(['}', ']']).next().unwrap().trim_start_matches("an ").trim_start_matches("An ");
+            let field =
+                part.split(['}', ']']).next().unwrap().trim_start_matches("an ").trim_start_matches("An ");
             let (letter, attribute) = field.split_once('.').unwrap_or((field, "name"));
             assert!(["a", "b", "c"].contains(&letter), "{template}");
             let known = ["name", "role", "adj", "obj", "prep", "Prep", "place", "she", "She", "her", "Her"];

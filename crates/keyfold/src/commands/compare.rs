@@ -53,7 +53,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         (None, minutes) => {
             let minutes = minutes.unwrap_or(DEFAULT_MINUTES);
-            anyhow::ensure!(minutes.is_finite() && minutes > 0.0, "--minutes is {minutes}: expected a number above 0");
+            anyhow::ensure!(
+                minutes.is_finite() && minutes > 0.0,
+                "--minutes is {minutes}: expected a number above 0"
+            );
             Budget::Minutes(minutes)
         }
     };
@@ -74,7 +77,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             eprintln!(
                 "{} variants of {} parameters, {steps} updates each, into {}",
                 models.len(),
-                models.first().and_then(|m| m.parameters().ok()).map_or_else(String::new, |n| units::count(n as u64)),
+                models
+                    .first()
+                    .and_then(|m| m.parameters().ok())
+                    .map_or_else(String::new, |n| units::count(n as u64)),
                 options.out.display()
             );
         }
@@ -98,7 +104,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     })?;
     print_line(report.to_table())?;
-    if let Some((name, sample)) = report.runs.iter().rev().find_map(|run| Some((&run.attention, run.sample.as_ref()?))) {
+    if let Some((name, sample)) =
+        report.runs.iter().rev().find_map(|run| Some((&run.attention, run.sample.as_ref()?)))
+    {
         print_line(format_args!("{name} writes:\n\n{}\n", sample.trim()))?;
     }
     print_line(format_args!(

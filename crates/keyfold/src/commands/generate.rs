@@ -4,7 +4,7 @@ use crate::model_dir;
 use anyhow::Context;
 use keyfold_core::{DType, units};
 use keyfold_data::StreamDecoder;
-use keyfold_model::{Decoder, Stop, generate};
+use keyfold_model::{Decoder, Request, Stop, generate};
 use keyfold_ops::sample::{Rng, Sampler};
 use std::{io::Write, path::PathBuf};
 
@@ -39,12 +39,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let sampler = Sampler {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        ..Sampler::default()
-    };
+    let sampler =
+        Sampler { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, ..Sampler::default() };
     sampler.validate()?;
     let (config, weights) = model_dir::open(&args.model, args.dtype)?;
     let tokenizer = model_dir::tokenizer(&args.model, &config)?;
@@ -66,20 +62,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut text = StreamDecoder::new();
     let mut failed = None;
     let mut rng = Rng::new(args.seed);
-    let done = generate(
-        &decoder,
-        &mut cache,
-        &prompt,
-        args.max_tokens,
-        Some(tokenizer.eos()),
-        &sampler,
-        &mut rng,
-        |token| {
-            let piece = text.push(&tokenizer, token);
-            failed = write!(out, "{piece}").and_then(|()| out.flush()).err();
-            failed.is_none()
-        },
-    )?;
+    let request =
+        Request { prompt: &prompt, max_tokens: args.max_tokens, eos: Some(tokenizer.eos()), sampler };
+    let done = generate(&decoder, &mut cache, &request, &mut rng, |token| {
+        let piece = text.push(&tokenizer, token);
+        failed = write!(out, "{piece}").and_then(|()| out.flush()).err();
+        failed.is_none()
+    })?;
     failed.map_or(Ok(()), Err).context("standard output")?;
     writeln!(out, "{}", text.finish()).context("standard output")?;
     let why = match done.stop {

@@ -33,7 +33,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         ids.len()
     );
     if let Some((place, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= config.vocab_size) {
-        anyhow::bail!("{name}: token {place} is {id}: expected an id below vocab_size = {}", config.vocab_size);
+        anyhow::bail!(
+            "{name}: token {place} is {id}: expected an id below vocab_size = {}",
+            config.vocab_size
+        );
     }
     let model = LanguageModel::with_weights(&config, weights, &Arena::new())?;
     let logits = model.logits(&ids, &Sequences::new(1, ids.len()));

@@ -54,8 +54,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
         Event::Logged(record) => {
-            if let (Some(progress), Some(loss), Some(bits)) = (&progress, record.val_loss, record.val_bits_per_byte) {
-                let recall = record.recall_accuracy.map_or_else(String::new, |r| format!("  recall {:.1} %", 100.0 * r));
+            if let (Some(progress), Some(loss), Some(bits)) =
+                (&progress, record.val_loss, record.val_bits_per_byte)
+            {
+                let recall = record
+                    .recall_accuracy
+                    .map_or_else(String::new, |r| format!("  recall {:.1} %", 100.0 * r));
                 progress.line(&format!(
                     "step {}: validation loss {loss:.4}  {bits:.4} bits/byte{recall}  ({:.0} tok/s)",
                     record.step, record.tokens_per_s

@@ -12,7 +12,8 @@ fn rows(args: &[&str]) -> Vec<Value> {
 
 #[test]
 fn train_prints_one_array_with_its_documented_keys() {
-    let small = ["bench", "train", "--json", "--steps", "2", "--layers", "1", "--width", "64", "--vocab", "64"];
+    let small =
+        ["bench", "train", "--json", "--steps", "2", "--layers", "1", "--width", "64", "--vocab", "64"];
     let rows = rows(&[&small[..], &["--batch", "2", "--seq", "16", "--attention", "mha,mfa,mla"]].concat());
     let kinds: Vec<&Value> = rows.iter().map(|row| &row["attention"]).collect();
     assert_eq!(kinds, ["mha", "mfa", "mla"]);
@@ -29,7 +30,10 @@ fn train_prints_one_array_with_its_documented_keys() {
     }
     let one = succeed(trained(), &[&small[..], &["--threads", "1", "--batch", "1", "--seq", "8"]].concat());
     assert!(one.contains("\"threads\": 1"), "{one}");
-    let people = succeed(trained(), &["bench", "train", "--steps=1", "--layers=1", "--width=64", "--vocab=64", "--seq=8"]);
+    let people = succeed(
+        trained(),
+        &["bench", "train", "--steps=1", "--layers=1", "--width=64", "--vocab=64", "--seq=8"],
+    );
     assert!(people.lines().count() == 2 && people.contains("tok/s"), "{people}");
 }
 
@@ -50,7 +54,8 @@ fn decode_measures_presets_and_trained_models() {
         "threads",
     ]);
     let presets = ["--layers", "1", "--width", "64", "--vocab", "64", "--attention", "gqa,mfa-kr"];
-    let rows_of_presets = rows(&[&["bench", "decode"][..], &sizes, &presets, &["--kv-dtype", "bf16"]].concat());
+    let rows_of_presets =
+        rows(&[&["bench", "decode"][..], &sizes, &presets, &["--kv-dtype", "bf16"]].concat());
     assert_eq!(rows_of_presets.len(), 2);
     for row in &rows_of_presets {
         assert_eq!(keys(row), expected);
@@ -66,7 +71,8 @@ fn decode_measures_presets_and_trained_models() {
 
 #[test]
 fn ops_are_listed_with_shape_and_time() {
-    let rows = rows(&["bench", "ops", "--json", "--batch=1", "--seq=8", "--width=64", "--vocab=64", "--repeats=1"]);
+    let rows =
+        rows(&["bench", "ops", "--json", "--batch=1", "--seq=8", "--width=64", "--vocab=64", "--repeats=1"]);
     assert!(rows.len() > 10);
     for row in rows {
         assert_eq!(keys(&row), BTreeSet::from(["op", "shape", "us", "gflop_s"]));
@@ -106,6 +112,7 @@ fn sizes_out_of_range_are_refused() {
         assert!(error.contains(told), "{command:?} {option} {value}: {error}");
     }
     let model = trained().to_str().unwrap();
-    let error = refused(trained(), &["bench", "decode", "--model", model, "--prompt", "40", "--tokens", "40"]);
+    let error =
+        refused(trained(), &["bench", "decode", "--model", model, "--prompt", "40", "--tokens", "40"]);
     assert!(error.contains("`capacity` is 80: expected at most max_position_embeddings = 48"), "{error}");
 }

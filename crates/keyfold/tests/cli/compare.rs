@@ -9,7 +9,8 @@ fn a_comparison_leaves_a_report_and_models() {
     let folder = workplace();
     let path = folder.path();
     let small = ["--set", "train.eval_tokens=4096", "--set", "train.batch_size=2"];
-    let args = [&["compare", "--steps", "3", "--attention", "mha,mfa,mfa-kr", "--out", "out"][..], &small].concat();
+    let args =
+        [&["compare", "--steps", "3", "--attention", "mha,mfa,mfa-kr", "--out", "out"][..], &small].concat();
     let output = run(path, &args);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let told = text(&output.stdout);
@@ -108,7 +109,10 @@ fn what_cannot_be_compared_is_refused() {
     fs::create_dir(path.join("mine")).unwrap();
     fs::write(path.join("mine/notes.txt"), "mine").unwrap();
     for (args, told) in [
-        (vec!["--attention", "mfa,linear"], "unknown kind `linear`: expected one of mha, mqa, gqa, mla, mfa, mfa-kr, tpa"),
+        (
+            vec!["--attention", "mfa,linear"],
+            "unknown kind `linear`: expected one of mha, mqa, gqa, mla, mfa, mfa-kr, tpa",
+        ),
         (vec!["--attention", "mfa,mfa"], "`mfa` is there twice"),
         (vec!["--out", "mine"], "mine is not empty (notes.txt is there)"),
         (vec!["--steps", "0"], "--steps is 0"),
@@ -121,7 +125,8 @@ fn what_cannot_be_compared_is_refused() {
         (vec!["--config", "tiny.toml", "--set", "data.seq_len=16"], "expected mha"),
     ] {
         let fallback: &[&str] = if args.contains(&"--out") { &[] } else { &["--out", "new"] };
-        let steps: &[&str] = if args.iter().any(|a| *a == "--steps" || *a == "--minutes") { &[] } else { &["--steps", "1"] };
+        let steps: &[&str] =
+            if args.iter().any(|a| *a == "--steps" || *a == "--minutes") { &[] } else { &["--steps", "1"] };
         let error = refused(path, &[&["compare"][..], &args, fallback, steps].concat());
         assert!(error.contains(told), "{args:?}: {error}");
         fs::remove_dir_all(path.join("new")).ok();
@@ -129,5 +134,8 @@ fn what_cannot_be_compared_is_refused() {
     // After a refusal for its data the folder can still be used.
     let error = refused(path, &["compare", "--steps", "1", "--out", "out", "--data", "nowhere.txt"]);
     assert!(error.contains("nowhere.txt"), "{error}");
-    succeed(path, &[&["compare", "--steps=1", "--out=out", "--data=text.txt", "--attention=mha"][..], &QUICK].concat());
+    succeed(
+        path,
+        &[&["compare", "--steps=1", "--out=out", "--data=text.txt", "--attention=mha"][..], &QUICK].concat(),
+    );
 }

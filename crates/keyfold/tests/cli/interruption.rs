@@ -74,7 +74,8 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_same(&out, &path.join("whole"));
-    let left: Vec<_> = fs::read_dir(out.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(out.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "two checkpoints and the pointer: {left:?}");
 }
 

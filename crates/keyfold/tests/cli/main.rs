@@ -1,5 +1,8 @@
 //! The `keyfold` command as people and scripts meet it: output, exit codes, error texts, and what a kill leaves.
 
+// Clippy takes only functions with #[test] for tests; here all is.
+#![allow(clippy::unwrap_used)]
+
 mod bench;
 mod compare;
 mod help;

@@ -48,7 +48,10 @@ fn it_stops_after_as_many_tokens_as_wanted_or_at_the_longest_sequence() {
     assert_eq!(written(&["--max-tokens", "0"]), "Day 3: the\n");
     // A byte a token: 10 of the prompt, and the last token needs no place in the cache.
     let told = told(&["--max-tokens", "1000000", "--temperature", "3"]);
-    assert!(told.contains("39 tokens (the model's longest sequence)") || told.contains("end of document"), "{told}");
+    assert!(
+        told.contains("39 tokens (the model's longest sequence)") || told.contains("end of document"),
+        "{told}"
+    );
     let dtypes = written(&["--kv-dtype", "bf16", "--dtype", "bf16", "--max-tokens", "8"]);
     assert!(dtypes.len() > "Day 3: the".len());
 }
@@ -72,7 +75,10 @@ fn prompts_and_numbers_out_of_range_are_refused() {
     let model = trained().to_str().unwrap();
     let long = "x".repeat(48);
     let error = refused(trained(), &["generate", model, "--prompt", &long]);
-    assert!(error.contains("--prompt has 48 tokens: expected fewer than the model's longest sequence, 48"), "{error}");
+    assert!(
+        error.contains("--prompt has 48 tokens: expected fewer than the model's longest sequence, 48"),
+        "{error}"
+    );
     for (option, value, told) in [
         ("--temperature", "-1", "-1"),
         ("--temperature", "nan", "NaN"),
@@ -132,7 +138,8 @@ fn missing_and_damaged_models_are_refused_by_file() {
     succeed(path, &["generate", model.to_str().unwrap(), "--max-tokens", "1"]);
     let config = fs::read_to_string(model.join("config.json")).unwrap();
     assert!(config.contains("\"hidden_size\": 32"), "{config}");
-    fs::write(model.join("config.json"), config.replace("\"hidden_size\": 32", "\"hidden_size\": 64")).unwrap();
+    fs::write(model.join("config.json"), config.replace("\"hidden_size\": 32", "\"hidden_size\": 64"))
+        .unwrap();
     both(&model, "model.embed_tokens.weight", "another width");
 }
 
@@ -158,7 +165,8 @@ fn logits_are_those_of_the_library() {
     assert_eq!(file.names(), ["logits"]);
     let view = file.tensor("logits").unwrap();
     assert_eq!((view.dtype(), view.shape()), (Dtype::F32, &[40, 257][..]));
-    let got: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let got: Vec<f32> =
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     assert_eq!(got, want);
     assert!(want.iter().any(|x| x.abs() > 0.1));
 }
@@ -201,7 +209,8 @@ fn a_full_disk_is_an_error_and_no_panic() {
     fs::write(folder.path().join("ids.json"), "[1, 2, 3]").unwrap();
     let error = refused(folder.path(), &["logits", model, "--tokens", "ids.json", "--out", "/dev/full"]);
     assert!(error.contains("/dev/full") && error.contains("No space left"), "{error}");
-    let bench = ["bench", "train", "--json", "--steps=1", "--layers=1", "--width=64", "--vocab=64", "--seq=8"];
+    let bench =
+        ["bench", "train", "--json", "--steps=1", "--layers=1", "--width=64", "--vocab=64", "--seq=8"];
     for args in [&["generate", model, "--max-tokens", "3"][..], &["data", "list"], &bench] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = keyfold(folder.path(), args).stdout(full).output().unwrap();

@@ -78,7 +78,9 @@ pub(crate) fn keys(value: &Value) -> BTreeSet<&str> {
 pub(crate) fn workplace() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let documents: Vec<String> = (0..60)
-        .map(|i| format!("Day {i}: the old cat sat on the mat number {} and slept.\n<|endoftext|>\n", i * 7 % 10))
+        .map(|i| {
+            format!("Day {i}: the old cat sat on the mat number {} and slept.\n<|endoftext|>\n", i * 7 % 10)
+        })
         .collect();
     fs::write(folder.path().join("text.txt"), documents.concat()).unwrap();
     fs::write(folder.path().join("tiny.toml"), TINY).unwrap();

@@ -110,7 +110,12 @@ macro_rules! grouped_design {
             fn validate(&self) -> Result<(), ConfigError> {
                 self.grouped().validate()
             }
-            fn declare(&self, hidden: usize, layers: usize, list: &mut Declarations) -> Result<(), ConfigError> {
+            fn declare(
+                &self,
+                hidden: usize,
+                layers: usize,
+                list: &mut Declarations,
+            ) -> Result<(), ConfigError> {
                 self.grouped().declare(hidden, layers, list)
             }
             fn cache_layout(&self) -> Result<CacheLayout, ConfigError> {
@@ -132,40 +137,38 @@ macro_rules! grouped_design {
             fn preset($scale: &Scale) -> Self {
                 $preset
             }
-            fn training(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Box<dyn Attention>, WeightError> {
+            fn training(
+                &self,
+                scope: &Scope<'_>,
+                shared: &Shared,
+            ) -> Result<Box<dyn Attention>, WeightError> {
                 Ok(Box::new(self.grouped().module(scope, shared)?))
             }
-            fn decoding(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Box<dyn CachedAttention>, WeightError> {
+            fn decoding(
+                &self,
+                scope: &Scope<'_>,
+                shared: &Shared,
+            ) -> Result<Box<dyn CachedAttention>, WeightError> {
                 Ok(Box::new(self.grouped().module(scope, shared)?))
             }
         }
     };
 }
 
-grouped_design!(
-    MhaConfig,
-    |config| config.heads,
-    |heads, old| Self { heads, ..old },
-    |scale| Self {
-        heads: scale.heads(),
-        head_dim: scale.head_dim,
-        position: Position::Rope,
-        rope_theta: position::ROPE_THETA,
-        softmax_scale: None,
-    }
-);
-grouped_design!(
-    MqaConfig,
-    |_config| 1,
-    |heads, old| Self { heads, ..old },
-    |scale| Self {
-        heads: scale.heads(),
-        head_dim: scale.head_dim,
-        position: Position::Rope,
-        rope_theta: position::ROPE_THETA,
-        softmax_scale: None,
-    }
-);
+grouped_design!(MhaConfig, |config| config.heads, |heads, old| Self { heads, ..old }, |scale| Self {
+    heads: scale.heads(),
+    head_dim: scale.head_dim,
+    position: Position::Rope,
+    rope_theta: position::ROPE_THETA,
+    softmax_scale: None,
+});
+grouped_design!(MqaConfig, |_config| 1, |heads, old| Self { heads, ..old }, |scale| Self {
+    heads: scale.heads(),
+    head_dim: scale.head_dim,
+    position: Position::Rope,
+    rope_theta: position::ROPE_THETA,
+    softmax_scale: None,
+});
 grouped_design!(
     GqaConfig,
     |config| config.kv_heads,

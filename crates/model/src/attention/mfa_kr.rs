@@ -125,7 +125,11 @@ impl Design for MfaKrConfig {
         positive("query_rank", self.rank())?;
         if self.position != Position::Rope && self.reuse_from != ReuseFrom::PreRope {
             let found = if self.reuse_from == ReuseFrom::PostRope { "post_rope" } else { "relative" };
-            return Err(ConfigError::value("reuse_from", "pre_rope: keys are not rotated without rope", found));
+            return Err(ConfigError::value(
+                "reuse_from",
+                "pre_rope: keys are not rotated without rope",
+                found,
+            ));
         }
         position::validate(self.position, self.rope_theta, self.head_dim, "head_dim")?;
         position::validate_scale(self.softmax_scale)

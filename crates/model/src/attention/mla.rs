@@ -109,7 +109,11 @@ impl Design for MlaConfig {
             return Err(ConfigError::value("qk_rope_head_dim", "0 unless position is rope", found));
         }
         if !(self.latent_norm_eps.is_finite() && self.latent_norm_eps > 0.0) {
-            return Err(ConfigError::value("latent_norm_eps", "a finite number above 0", self.latent_norm_eps));
+            return Err(ConfigError::value(
+                "latent_norm_eps",
+                "a finite number above 0",
+                self.latent_norm_eps,
+            ));
         }
         position::validate(self.position, self.rope_theta, self.qk_rope_head_dim, "qk_rope_head_dim")?;
         position::validate_scale(self.softmax_scale)
@@ -154,7 +158,8 @@ impl Design for MlaConfig {
         };
         let absorbed = self.kv_width() * self.kv_lora_rank;
         Cost {
-            linear_flops: 2 * (queries + hidden * row + absorbed + self.heads * self.v_head_dim * hidden) as u64,
+            linear_flops: 2
+                * (queries + hidden * row + absorbed + self.heads * self.v_head_dim * hidden) as u64,
             flops_per_context_token: 2 * (self.heads * (row + self.kv_lora_rank)) as u64,
             elements_per_context_token: row as u64,
         }

@@ -1,5 +1,5 @@
 //! Attention designs. One file a design: configuration, validation, declared weights, the form that trains, the form
-//! that decodes from a cache, cache layout, capacity and cost. One line in [`designs!`] makes it known everywhere.
+//! that decodes from a cache, cache layout, capacity and cost. One line in `designs!` makes it known everywhere.
 //!
 //! Shapes: T tokens, H hidden, m query heads, g key/value heads, d head width, C shared key/value width, r query rank.
 

@@ -77,7 +77,8 @@ fn linear_work_is_that_of_the_declared_matrices() {
     for config in models() {
         let mut list = Declarations::new(config.init);
         config.attention.design().declare(64, 2, &mut list).unwrap();
-        let matrices: usize = list.finish().iter().filter(|w| w.is_matrix() && !folded(&w.name)).map(|w| w.len()).sum();
+        let matrices: usize =
+            list.finish().iter().filter(|w| w.is_matrix() && !folded(&w.name)).map(|w| w.len()).sum();
         let cost = config.attention.design().cost(64);
         let extra = match &config.attention {
             // The contraction of the query's factors is not a weight.

@@ -32,8 +32,8 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig, CheckpointError> {
     let file = File::open(&path).map_err(CheckpointError::io(&path))?;
     let mut text = String::new();
     file.take(MAX_CONFIG_BYTES).read_to_string(&mut text).map_err(CheckpointError::io(&path))?;
-    let json = serde_json::from_str(&text)
-        .map_err(|source| CheckpointError::Json { path: path.clone(), source })?;
+    let json =
+        serde_json::from_str(&text).map_err(|source| CheckpointError::Json { path: path.clone(), source })?;
     let config = families::read(&json)
         .and_then(|config| config.validate().map(|()| config))
         .map_err(|source| CheckpointError::Config { path, source })?;
@@ -94,7 +94,9 @@ pub fn read_weights(
 /// When the file cannot be written.
 pub fn write_weights(dir: &Path, weights: &Weights, dtype: DType) -> Result<(), CheckpointError> {
     let path = dir.join(WEIGHTS_FILE);
-    let views = weights.iter().map(|(declared, param)| (declared.name.clone(), Stored::new(declared, &param.value, dtype)));
+    let views = weights
+        .iter()
+        .map(|(declared, param)| (declared.name.clone(), Stored::new(declared, &param.value, dtype)));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(metadata), &path)
         .map_err(|source| CheckpointError::Safetensors { path, source })

@@ -95,7 +95,10 @@ fn missing_extra_and_misshapen_tensors_are_named() {
     let extra = other(&|config| config.num_hidden_layers = 1);
     assert!(extra.contains("model.layers.1") && extra.contains("does not belong"), "{extra}");
     let shape = other(&|config| config.vocab_size = 20);
-    assert!(shape.contains("embed_tokens") && shape.contains("[20, 32]") && shape.contains("[19, 32]"), "{shape}");
+    assert!(
+        shape.contains("embed_tokens") && shape.contains("[20, 32]") && shape.contains("[19, 32]"),
+        "{shape}"
+    );
     drop(original);
 }
 

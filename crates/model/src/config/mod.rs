@@ -54,7 +54,11 @@ impl ModelConfig {
         }
         if self.max_position_embeddings > MAX_POSITIONS {
             let expected = format!("at most {MAX_POSITIONS}");
-            return Err(ConfigError::value("max_position_embeddings", expected, self.max_position_embeddings));
+            return Err(ConfigError::value(
+                "max_position_embeddings",
+                expected,
+                self.max_position_embeddings,
+            ));
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
             return Err(ConfigError::value("rms_norm_eps", "a finite number above 0", self.rms_norm_eps));

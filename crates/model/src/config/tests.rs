@@ -43,19 +43,28 @@ fn mfa_preset_caches_an_eighth_of_mha_and_key_reuse_a_sixteenth() {
         AttentionConfig::preset(kind, &scale).unwrap().design().cache_layout().unwrap().elements_per_token()
     };
     // arXiv 2412.19255, section 4: 196,608, 24,576 and 12,288 bytes over 24 layers at 16 bit.
-    assert_eq!([elements("mha"), elements("mfa"), elements("mfa-kr")].map(|n| n * 48), [196_608, 24_576, 12_288]);
+    assert_eq!(
+        [elements("mha"), elements("mfa"), elements("mfa-kr")].map(|n| n * 48),
+        [196_608, 24_576, 12_288]
+    );
 }
 
 #[test]
 fn hostile_configurations_are_refused_by_key() {
-    refused(json!({"kind": "gqa", "heads": 6, "kv_heads": 4, "head_dim": 8}), &["attention.kv_heads", "divisor", "4"]);
+    refused(
+        json!({"kind": "gqa", "heads": 6, "kv_heads": 4, "head_dim": 8}),
+        &["attention.kv_heads", "divisor", "4"],
+    );
     refused(json!({"kind": "mha", "heads": 0, "head_dim": 8}), &["attention.heads", "at least 1"]);
     refused(json!({"kind": "mha", "heads": 4, "head_dim": 7}), &["attention.head_dim", "even", "7"]);
     refused(json!({"kind": "mha", "heads": 4}), &["head_dim"]);
     refused(json!({"kind": "mha", "heads": 4, "head_dim": 8, "head": 3}), &["head"]);
     refused(json!({"kind": "transformer", "heads": 4}), &["transformer"]);
     refused(json!({"kind": "mha", "heads": 4, "head_dim": 8, "rope_theta": 0.5}), &["attention.rope_theta"]);
-    refused(json!({"kind": "mha", "heads": 4, "head_dim": 8, "softmax_scale": -1.0}), &["attention.softmax_scale"]);
+    refused(
+        json!({"kind": "mha", "heads": 4, "head_dim": 8, "softmax_scale": -1.0}),
+        &["attention.softmax_scale"],
+    );
     refused(
         json!({"kind": "mfa-kr", "heads": 4, "head_dim": 8, "position": "alibi", "reuse_from": "relative"}),
         &["attention.reuse_from", "pre_rope", "relative"],
@@ -87,7 +96,7 @@ proptest::proptest! {
         sizes in proptest::collection::vec(0u64..u64::MAX, 12),
     ) {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = sizes[..] else { unreachable!() };
-        let small = |n: u64| if n % 3 == 0 { n } else { n % 130 };
+        let small = |n: u64| if n.is_multiple_of(3) { n } else { n % 130 };
         let tree = json!({
             "vocab_size": small(a), "hidden_size": small(b), "num_hidden_layers": c % 5,
             "intermediate_size": small(d), "max_position_embeddings": small(e),

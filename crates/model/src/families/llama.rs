@@ -17,7 +17,9 @@ fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
     let (heads, kv_heads, head_dim, position, theta, scale) = match &config.attention {
         AttentionConfig::Mha(a) => (a.heads, a.heads, a.head_dim, a.position, a.rope_theta, a.softmax_scale),
         AttentionConfig::Mqa(a) => (a.heads, 1, a.head_dim, a.position, a.rope_theta, a.softmax_scale),
-        AttentionConfig::Gqa(a) => (a.heads, a.kv_heads, a.head_dim, a.position, a.rope_theta, a.softmax_scale),
+        AttentionConfig::Gqa(a) => {
+            (a.heads, a.kv_heads, a.head_dim, a.position, a.rope_theta, a.softmax_scale)
+        }
         _ => return None,
     };
     if position != Position::Rope || scale.is_some() {

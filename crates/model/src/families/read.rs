@@ -9,7 +9,9 @@ pub(super) struct Keys<'a>(&'a Map<String, Value>);
 
 impl<'a> Keys<'a> {
     pub(super) fn new(json: &'a Value) -> Result<Self, ConfigError> {
-        json.as_object().map(Self).ok_or_else(|| ConfigError::value("config.json", "a JSON object", kind(json)))
+        json.as_object()
+            .map(Self)
+            .ok_or_else(|| ConfigError::value("config.json", "a JSON object", kind(json)))
     }
 
     /// All keys.

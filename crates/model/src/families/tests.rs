@@ -22,7 +22,10 @@ fn presets_are_written_in_the_family_that_others_can_open() {
         ("mfa-kr", "keyfold"),
         ("tpa", "keyfold"),
     ];
-    assert_eq!(expected.map(|(kind, _)| kind).to_vec(), DESIGNS.iter().map(|(kind, _)| *kind).collect::<Vec<_>>());
+    assert_eq!(
+        expected.map(|(kind, _)| kind).to_vec(),
+        DESIGNS.iter().map(|(kind, _)| *kind).collect::<Vec<_>>()
+    );
     for (kind, model_type) in expected {
         let config = model(AttentionConfig::preset(kind, &Scale { hidden: 64, head_dim: 16 }).unwrap());
         let json = write(&config, DType::F32);
@@ -37,7 +40,10 @@ fn what_a_foreign_family_cannot_express_is_written_in_the_own_one() {
     let AttentionConfig::Mfa(attention) = &mut config.attention else { unreachable!() };
     attention.position = Position::Alibi;
     let json = write(&config, DType::Bf16);
-    assert_eq!((json["model_type"].as_str(), json["torch_dtype"].as_str()), (Some("keyfold"), Some("bfloat16")));
+    assert_eq!(
+        (json["model_type"].as_str(), json["torch_dtype"].as_str()),
+        (Some("keyfold"), Some("bfloat16"))
+    );
     assert_eq!(read(&json).unwrap(), config);
 }
 

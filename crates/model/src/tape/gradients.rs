@@ -61,9 +61,8 @@ impl Gradients {
         let tensor = match self.parents[slot.id] {
             None => self.arena.tensor(slot.rows, slot.cols, DType::F32),
             Some(parent) => {
-                let whole = self.tensors[parent.slot.id].get_or_insert_with(|| {
-                    self.arena.tensor(parent.slot.rows, parent.slot.cols, DType::F32)
-                });
+                let whole = self.tensors[parent.slot.id]
+                    .get_or_insert_with(|| self.arena.tensor(parent.slot.rows, parent.slot.cols, DType::F32));
                 whole.columns(parent.column, slot.cols)
             }
         };

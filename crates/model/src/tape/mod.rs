@@ -89,7 +89,8 @@ impl Tape {
         update: Option<Var>,
         layer: impl Fn(&mut Tape, Var, Option<Var>) -> (Var, Var) + 'static,
     ) -> (Var, Var) {
-        let (saved_x, saved_update) = (self.save(&x.value), update.as_ref().map(|update| self.save(&update.value)));
+        let (saved_x, saved_update) =
+            (self.save(&x.value), update.as_ref().map(|update| self.save(&update.value)));
         let (from_x, from_update) = (Slot::of(&x), update.as_ref().map(Slot::of));
         let mut inner = Self::inference(&self.arena);
         let (inner_x, inner_update) = (inner.leaf(x.value), update.map(|update| inner.leaf(update.value)));

@@ -36,7 +36,12 @@ impl<'a> HeadVar<'a> {
     }
 
     fn saved(&self, tape: &Tape) -> SavedHeads {
-        SavedHeads { value: tape.save(&self.var.value), count: self.count, width: self.width, stride: self.stride }
+        SavedHeads {
+            value: tape.save(&self.var.value),
+            count: self.count,
+            width: self.width,
+            stride: self.stride,
+        }
     }
 
     fn heads(&self) -> Heads<'a> {
@@ -83,7 +88,7 @@ impl Loss {
 }
 
 impl Tape {
-    /// Rows of `table` [V, H] for `ids` [T]: [T, H].
+    /// Rows of `table` `[V, H]` for `ids` `[T]`: `[T, H]`.
     pub fn embedding(&mut self, ids: &[u32], table: &Param) -> Var {
         let mut out = self.output(ids.len(), table.value.cols());
         embedding::forward(ids, &table.value, &mut out.value);
@@ -123,7 +128,8 @@ impl Tape {
         let mut rstd = self.arena.tensor(x.value.rows(), groups, DType::F32);
         rms_norm::forward(&x.value, None, &weight.value, eps, None, &mut out.value, &mut rstd);
         if self.recording {
-            let (saved, from, to, weight) = (self.save(&x.value), Slot::of(x), Slot::of(&out), weight.clone());
+            let (saved, from, to, weight) =
+                (self.save(&x.value), Slot::of(x), Slot::of(&out), weight.clone());
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut dx, accumulate) = g.target(&from);
@@ -185,9 +191,8 @@ impl Tape {
 
     fn views<const N: usize>(&mut self, x: Var, spans: [(usize, usize); N]) -> [Var; N] {
         let slot = Slot::of(&x);
-        let parts = spans.map(|(column, width)| {
-            self.var(x.value.columns(column, width), Some(Parent { slot, column }))
-        });
+        let parts = spans
+            .map(|(column, width)| self.var(x.value.columns(column, width), Some(Parent { slot, column })));
         let slots: Vec<Slot> = parts.iter().map(Slot::of).collect();
         self.record(move |g| g.join(&slots));
         parts
@@ -206,7 +211,13 @@ impl Tape {
     }
 
     /// Rotates heads of `x` in place by each row's position; nothing may have used `x` before.
-    pub fn rope_in_place(&mut self, x: &Var, heads: RopeHeads, table: &Arc<RopeTable>, sequences: &Sequences) {
+    pub fn rope_in_place(
+        &mut self,
+        x: &Var,
+        heads: RopeHeads,
+        table: &Arc<RopeTable>,
+        sequences: &Sequences,
+    ) {
         let positions = Positions::Rows { seq: sequences.seq };
         rope::apply(&mut x.value.clone(), heads, table, positions, false);
         let (slot, table, seq) = (Slot::of(x), table.clone(), sequences.seq);
@@ -255,7 +266,8 @@ impl Tape {
         let packed = |tensor| Heads { tensor, count: q.count, width: v.width, stride: v.width };
         attention::forward(q.heads(), k.heads(), v.heads(), &shape, packed(&out.value), &mut lse);
         if self.recording {
-            let (q_slot, k_slot, v_slot, to) = (Slot::of(q.var), Slot::of(k.var), Slot::of(v.var), Slot::of(&out));
+            let (q_slot, k_slot, v_slot, to) =
+                (Slot::of(q.var), Slot::of(k.var), Slot::of(v.var), Slot::of(&out));
             let (sq, sk, sv) = (q.saved(self), k.saved(self), v.saved(self));
             let (s_out, args, sequences) = (self.save(&out.value), args.clone(), sequences.clone());
             self.record(move |g| {
@@ -356,7 +368,7 @@ impl Tape {
         out
     }
 
-    /// Cross-entropy of `targets` [T] under logits `x` [T, H] times `w` [V, H] transposed; the logits never exist as a
+    /// Cross-entropy of `targets` `[T]` under logits `x` `[T, H]` times `w` `[V, H]` transposed; the logits never exist as a
     /// whole. A recording tape adds `scale` times the gradient of the loss's *sum*: `scale` = 1 / tokens gives the mean.
     ///
     /// Targets of `u32::MAX` are left out.
@@ -366,7 +378,8 @@ impl Tape {
             return Loss { sum: loss.sum, weight: loss.weight };
         };
         let (mut dx, mut dw) = (self.arena.tensor(x.value.rows(), x.value.cols(), DType::F32), grad);
-        let loss = cross_entropy::forward_backward(&x.value, &w.value, targets, None, scale, &mut dx, &mut dw);
+        let loss =
+            cross_entropy::forward_backward(&x.value, &w.value, targets, None, scale, &mut dx, &mut dw);
         let slot = Slot::of(x);
         self.record(move |g| g.add(&slot, dx));
         Loss { sum: loss.sum, weight: loss.weight }
@@ -392,7 +405,14 @@ fn attention_shape<'a>(args: &'a AttentionArgs, sequences: &'a Sequences) -> att
     }
 }
 
-fn norm_backward(d_out: &Tensor, x: &Tensor, weight: &Param, rstd: &Tensor, dx: &mut Tensor, accumulate: bool) {
+fn norm_backward(
+    d_out: &Tensor,
+    x: &Tensor,
+    weight: &Param,
+    rstd: &Tensor,
+    dx: &mut Tensor,
+    accumulate: bool,
+) {
     let Some(mut d_weight) = weight.grad.clone() else { return };
     rms_norm::backward(d_out, x, &weight.value, rstd, dx, accumulate, &mut d_weight);
 }

@@ -106,7 +106,13 @@ impl Declarations {
     }
 
     /// A projection into the residual stream of a model with `layers` layers.
-    pub(crate) fn output(&mut self, name: &str, out: usize, width: usize, layers: usize) -> Result<(), ConfigError> {
+    pub(crate) fn output(
+        &mut self,
+        name: &str,
+        out: usize,
+        width: usize,
+        layers: usize,
+    ) -> Result<(), ConfigError> {
         let init = if self.init.zero_output {
             Init::Zeros
         } else {
@@ -239,7 +245,8 @@ impl Weights {
 
     fn at(&self, index: usize) -> Param {
         let weight = &self.declared[index];
-        let (rows, cols) = if weight.is_matrix() { (weight.shape[0], weight.shape[1]) } else { (1, weight.len()) };
+        let (rows, cols) =
+            if weight.is_matrix() { (weight.shape[0], weight.shape[1]) } else { (1, weight.len()) };
         self.view(weight.is_matrix(), self.offsets[index], rows, cols)
     }
 
@@ -265,7 +272,8 @@ impl Scope<'_> {
 
     /// Matrices declared one after the other as one `[sum of out, in]` matrix: no copy.
     pub fn span(&self, names: &[&str]) -> Result<Param, WeightError> {
-        let not_adjacent = || WeightError::NotAdjacent(names.iter().map(|name| format!("{}{name}", self.prefix)).collect());
+        let not_adjacent =
+            || WeightError::NotAdjacent(names.iter().map(|name| format!("{}{name}", self.prefix)).collect());
         let mut span: Option<(usize, usize, usize)> = None;
         for name in names {
             let name = format!("{}{name}", self.prefix);

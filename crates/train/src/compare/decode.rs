@@ -3,7 +3,7 @@
 use crate::{bench::median, run::RunError, trainer::TrainError};
 use keyfold_core::DType;
 use keyfold_data::Tokenizer;
-use keyfold_model::{Decoder, LanguageModel, generate};
+use keyfold_model::{Decoder, LanguageModel, Request, generate};
 use keyfold_ops::sample::{Rng, Sampler};
 
 /// What decoding gave.
@@ -40,7 +40,8 @@ pub fn bench_decode(
     let run = |prompt: &[u32], seed| {
         let capacity = (prompt.len() + new).min(longest);
         let mut cache = decoder.cache(capacity, dtype).map_err(|error| TrainError::Model(error.into()))?;
-        generate(&decoder, &mut cache, prompt, new, None, &sampler, &mut Rng::new(seed), |_| true)
+        let request = Request { prompt, max_tokens: new, eos: None, sampler };
+        generate(&decoder, &mut cache, &request, &mut Rng::new(seed), |_| true)
             .map_err(|error| RunError::Train(TrainError::Sample(error)))
     };
     // A document's start is what the end token precedes in training.

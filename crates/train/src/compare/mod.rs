@@ -146,7 +146,7 @@ pub fn compare(
     check_kinds(&options.kinds)?;
     let dir = RunDir::create(&options.out)?;
     let mut base = options.base.clone();
-    let data = prepare(&mut base, &options.out.join("data"))?;
+    let data = prepare(&mut base, &dir.data())?;
     let models = variants(&base.model, &options.kinds)?;
     let (steps, mut data) = options.budget.steps(&base, &models, data)?;
     base.train.steps = steps;
@@ -201,17 +201,20 @@ fn variants(reference: &ModelConfig, kinds: &[String]) -> Result<Vec<ModelConfig
         AttentionConfig::Mha(mha) => mha.head_dim,
         other => {
             let found = other.kind();
-            return Err(ConfigError::value("model.attention.kind", "mha: the reference of a comparison", found).into());
+            return Err(ConfigError::value(
+                "model.attention.kind",
+                "mha: the reference of a comparison",
+                found,
+            )
+            .into());
         }
     };
     let scale = Scale { hidden: reference.hidden_size, head_dim };
     kinds
         .iter()
         .map(|kind| {
-            let attention = AttentionConfig::preset(kind, &scale).ok_or_else(|| CompareError::Kind {
-                found: kind.clone(),
-                known: kinds_known(),
-            })?;
+            let attention = AttentionConfig::preset(kind, &scale)
+                .ok_or_else(|| CompareError::Kind { found: kind.clone(), known: kinds_known() })?;
             Ok(match_params(reference, &attention, PARAMETER_TOLERANCE)?.config)
         })
         .collect()
@@ -271,8 +274,11 @@ fn train_variant(
     let arena = Arena::new();
     let kind = config.model.attention.kind();
     let folder = out.join(kind);
-    std::fs::create_dir_all(&folder)
-        .map_err(|source| AtomicError { action: "create", path: folder.clone(), source })?;
+    std::fs::create_dir_all(&folder).map_err(|source| AtomicError {
+        action: "create",
+        path: folder.clone(),
+        source,
+    })?;
     let mut metrics = MetricsWriter::create(folder.join("metrics.jsonl"))?;
     let steps = config.train.steps;
     let mut trainer = Trainer::new(config, data, &arena)?;

@@ -131,11 +131,7 @@ pub enum OptimizerConfig {
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        Self::Adamw {
-            betas: defaults::betas(),
-            eps: defaults::eps(),
-            weight_decay: defaults::weight_decay(),
-        }
+        Self::Adamw { betas: defaults::betas(), eps: defaults::eps(), weight_decay: defaults::weight_decay() }
     }
 }
 
@@ -312,14 +308,16 @@ impl RunConfig {
         }
         let tokens = train.batch_size.checked_mul(self.data.seq_len);
         if tokens.is_none_or(|tokens| tokens > MAX_BATCH_TOKENS) {
-            let expected = format!("at most {MAX_BATCH_TOKENS} tokens in a batch (batch_size * data.seq_len)");
+            let expected =
+                format!("at most {MAX_BATCH_TOKENS} tokens in a batch (batch_size * data.seq_len)");
             return Err(ConfigError::value("train.batch_size", expected, train.batch_size));
         }
         // All batches of an update are in memory at once.
         let tokens = tokens.and_then(|tokens| tokens.checked_mul(train.accumulate));
         if tokens.is_none_or(|tokens| tokens > MAX_BATCH_TOKENS) {
-            let expected =
-                format!("at most {MAX_BATCH_TOKENS} tokens in an update (accumulate * batch_size * data.seq_len)");
+            let expected = format!(
+                "at most {MAX_BATCH_TOKENS} tokens in an update (accumulate * batch_size * data.seq_len)"
+            );
             return Err(ConfigError::value("train.accumulate", expected, train.accumulate));
         }
         if train.eval_tokens == 0 && matches!(self.data.source.parse(), Ok(SourceSpec::Stories)) {
@@ -382,13 +380,15 @@ fn set(tree: &mut toml::Table, given: &str) -> Result<(), RunConfigError> {
         .split_once('=')
         .ok_or_else(|| wrong("expected key=value, such as train.lr=0.001".to_owned()))?;
     // A text of several lines may be TOML with further keys: then it is no value.
-    let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok().filter(|table| table.len() == 1);
+    let parsed =
+        toml::from_str::<toml::Table>(&format!("value = {text}")).ok().filter(|table| table.len() == 1);
     let value = match parsed.and_then(|mut table| table.remove("value")) {
         Some(value) => value,
         None => toml::Value::String(text.to_owned()),
     };
     let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
-    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| wrong("the key is empty".to_owned()))?;
+    let last =
+        keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| wrong("the key is empty".to_owned()))?;
     let mut table = tree;
     for key in keys {
         table = table

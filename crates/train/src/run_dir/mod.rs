@@ -5,6 +5,7 @@
 //!   .lock              held, not present, means in use; holds the process id for the error message
 //!   config.toml        the resolved configuration; a folder with it holds a run
 //!   metrics.jsonl      see `metrics`
+//!   data/              caches of tokens and tokenizers, named by what they are made of
 //!   checkpoints/       see `atomic::Versions`
 //!   tensorboard/       see `tensorboard`
 //! ```
@@ -18,6 +19,7 @@ use std::{
 
 const LOCK: &str = ".lock";
 const CONFIG: &str = "config.toml";
+const DATA: &str = "data";
 
 /// A run's folder, locked until this is dropped or the process ends, in whatever way.
 #[derive(Debug)]
@@ -71,7 +73,8 @@ pub enum RunDirError {
 }
 
 impl RunDir {
-    /// Makes and locks the folder of a new run; it may exist if it is empty.
+    /// Makes and locks the folder of a new run; it may exist if it is empty but for `data/`, which a run that was
+    /// refused after its data was read leaves for the next try.
     ///
     /// # Errors
     /// When it holds a run or anything else, is in use, or cannot be made.
@@ -137,6 +140,11 @@ impl RunDir {
         self.path.join("metrics.jsonl")
     }
 
+    /// The folder of token caches.
+    pub fn data(&self) -> PathBuf {
+        self.path.join(DATA)
+    }
+
     /// The folder of [`Versions`](crate::atomic::Versions).
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
@@ -152,14 +160,14 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
     move |source| RunDirError::Io { path: path.to_owned(), source }
 }
 
-/// Refuses a folder with anything but a lock file in it.
+/// Refuses a folder with anything but a lock file and token caches in it.
 fn refuse_contents(path: &Path) -> Result<(), RunDirError> {
     if path.join(CONFIG).exists() {
         return Err(RunDirError::HasRun { path: path.to_owned() });
     }
     for entry in fs::read_dir(path).map_err(io_error(path))? {
         let found = entry.map_err(io_error(path))?.file_name();
-        if found != LOCK {
+        if found != LOCK && found != DATA {
             return Err(RunDirError::NotEmpty { path: path.to_owned(), found: found.into() });
         }
     }

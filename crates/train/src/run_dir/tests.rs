@@ -35,6 +35,17 @@ fn a_run_that_died_before_its_configuration_can_be_made_again() {
 }
 
 #[test]
+fn token_caches_of_a_refused_run_are_no_hindrance() {
+    let folder = folder();
+    let run = RunDir::create(folder.path()).unwrap();
+    fs::create_dir(run.data()).unwrap();
+    fs::write(run.data().join("tokens-0.bin"), "").unwrap();
+    drop(run);
+    let run = RunDir::create(folder.path()).unwrap();
+    assert!(run.data().join("tokens-0.bin").exists());
+}
+
+#[test]
 fn other_files_are_never_mixed_with_a_run() {
     let folder = folder();
     fs::write(folder.path().join("thesis.txt"), "").unwrap();

@@ -50,7 +50,12 @@ fn variants_are_of_one_size_and_the_same_seed_gives_the_same_losses() {
     assert_eq!(first.runs.iter().map(|run| run.attention.as_str()).collect::<Vec<_>>(), kinds);
     let mha = first.runs[0].params as f64;
     for run in &first.runs {
-        assert!((run.params as f64 / mha - 1.0).abs() <= PARAMETER_TOLERANCE, "{}: {}", run.attention, run.params);
+        assert!(
+            (run.params as f64 / mha - 1.0).abs() <= PARAMETER_TOLERANCE,
+            "{}: {}",
+            run.attention,
+            run.params
+        );
         assert!(run.val_loss.is_finite() && run.val_bits_per_byte.is_some(), "{run:?}");
         assert!(run.train_tokens_per_s > 0.0 && run.decode_tokens_per_s > 0.0, "{run:?}");
         assert!(run.kv_bytes_per_token > 0 && run.total_effective_rank > 0, "{run:?}");
@@ -81,7 +86,8 @@ fn a_text_has_no_recall() {
     let out = folder.path().join("out");
     let report = run(&options(&[&source], &["mqa"], &out)).unwrap();
     assert_eq!(report.runs[0].recall_accuracy, None);
-    let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     assert!(json["runs"][0]["recall_accuracy"].is_null());
     assert!(json["runs"][0].as_object().unwrap().contains_key("recall_accuracy"));
 }

@@ -50,7 +50,8 @@ const FILES: [&str; 4] = ["config.json", "model.safetensors", "training.json", "
 /// Some 40 places of a file of `length` bytes: its begin, its end, and between.
 fn places(length: usize) -> Vec<usize> {
     let ends = (0..12).chain(length.saturating_sub(4)..length);
-    let mut places: Vec<usize> = ends.chain((1..24).map(|i| i * length / 24)).filter(|at| *at < length).collect();
+    let mut places: Vec<usize> =
+        ends.chain((1..24).map(|i| i * length / 24)).filter(|at| *at < length).collect();
     places.sort_unstable();
     places.dedup();
     places
@@ -99,7 +100,8 @@ fn changed_bytes_never_end_the_process() {
                 fs::write(&path, changed).unwrap();
                 if let Err(error) = fixture.open(&dir) {
                     // A changed shape or place shows where it no longer fits.
-                    let known = FILES.iter().any(|name| error.contains(name)) || error.contains("sampler state");
+                    let known =
+                        FILES.iter().any(|name| error.contains(name)) || error.contains("sampler state");
                     assert!(known, "{name}, byte {at} ^ {flip:#x}: {error}");
                 }
             }

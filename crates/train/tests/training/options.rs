@@ -15,7 +15,8 @@ fn furthest(a: &[f64], b: &[f64]) -> f64 {
 fn activation_checkpointing_and_bf16_activations_learn_the_same() {
     for kind in ["kind = 'mha', heads = 2, head_dim = 16", "kind = 'mfa', heads = 4, head_dim = 16"] {
         let attention = format!("model.attention={{ {kind} }}");
-        let with = |options: &[&str]| losses(&config(&[&[attention.as_str(), "train.steps=12"], options].concat()));
+        let with =
+            |options: &[&str]| losses(&config(&[&[attention.as_str(), "train.steps=12"], options].concat()));
         let plain = with(&[]);
         let again = with(&["train.activation_checkpointing=true"]);
         assert!(furthest(&plain, &again) < 1e-6, "{kind}: checkpointed layers differ: {plain:?} {again:?}");
@@ -32,7 +33,8 @@ fn activation_checkpointing_and_bf16_activations_learn_the_same() {
 fn accumulated_batches_are_one_batch() {
     let whole = losses(&config(&["train.batch_size=8"]));
     for (rows, times) in [(4, 2), (1, 8)] {
-        let parts = losses(&config(&[&format!("train.batch_size={rows}"), &format!("train.accumulate={times}")]));
+        let parts =
+            losses(&config(&[&format!("train.batch_size={rows}"), &format!("train.accumulate={times}")]));
         assert!(furthest(&whole, &parts) < 1e-5, "{times} x {rows}: {whole:?} {parts:?}");
     }
 }
@@ -109,7 +111,8 @@ impl Masked for RunConfig {
 
 #[test]
 fn stories_are_scored_by_their_answers_too() {
-    let mut config = config(&["train.eval_tokens=8192", "data.seq_len=1024", "model.max_position_embeddings=1024"]);
+    let mut config =
+        config(&["train.eval_tokens=8192", "data.seq_len=1024", "model.max_position_embeddings=1024"]);
     let folder = tempfile::tempdir().unwrap();
     let data = prepare(&mut config, &folder.path().join("data")).unwrap();
     let trainer = Trainer::new(config, data, &Arena::new()).unwrap();

@@ -129,7 +129,8 @@ fn another_run_is_not_gone_on_with() {
         assert_same(&remains(&out), &before, "a refused run");
     }
     // What may change: how long, how fast, how often.
-    let more = config(&[&source, "train.steps=8", "train.lr=1e-4", "train.log_every=1", "train.batch_size=2"]);
+    let more =
+        config(&[&source, "train.steps=8", "train.lr=1e-4", "train.log_every=1", "train.batch_size=2"]);
     train(&more, &out, true).unwrap();
     assert!(newest(&out).ends_with("step-00000008"));
 }

@@ -86,10 +86,14 @@ impl Bench<'_> {
         let (tokens, width) = (self.args.batch * self.args.seq, self.args.width);
         let mlp = width * 8 / 3 / 64 * 64;
         for (input, out) in [(width, width), (width, 3 * width), (width, 2 * mlp), (mlp, width)] {
-            let (x, mut y, mut w) = (self.tensor(tokens, input), self.tensor(tokens, out), self.tensor(out, input));
+            let (x, mut y, mut w) =
+                (self.tensor(tokens, input), self.tensor(tokens, out), self.tensor(out, input));
             let mut dx = self.tensor(tokens, input);
-            let (shape, flops) = (format!("{tokens} x {input} -> {out}"), 2.0 * (tokens * input * out) as f64);
-            self.time("linear forward", shape.clone(), Some(flops), || linear::forward(&x, &w, None, &mut y, false));
+            let (shape, flops) =
+                (format!("{tokens} x {input} -> {out}"), 2.0 * (tokens * input * out) as f64);
+            self.time("linear forward", shape.clone(), Some(flops), || {
+                linear::forward(&x, &w, None, &mut y, false)
+            });
             self.time("linear backward input", shape.clone(), Some(flops), || {
                 linear::backward_input(&y, &w, &mut dx, false);
             });
@@ -102,14 +106,25 @@ impl Bench<'_> {
     fn attentions(&mut self) {
         let (batch, seq) = (self.args.batch, self.args.seq);
         for (heads, kv, dim) in [(4, 4, 64), (8, 1, 128), (4, 1, 256)] {
-            let (q, k, v) =
-                (self.tensor(batch * seq, heads * dim), self.tensor(batch * seq, kv * dim), self.tensor(batch * seq, kv * dim));
+            let (q, k, v) = (
+                self.tensor(batch * seq, heads * dim),
+                self.tensor(batch * seq, kv * dim),
+                self.tensor(batch * seq, kv * dim),
+            );
             let (out, d_out) = (self.tensor(batch * seq, heads * dim), self.tensor(batch * seq, heads * dim));
-            let (dq, dk, dv) =
-                (self.tensor(batch * seq, heads * dim), self.tensor(batch * seq, kv * dim), self.tensor(batch * seq, kv * dim));
+            let (dq, dk, dv) = (
+                self.tensor(batch * seq, heads * dim),
+                self.tensor(batch * seq, kv * dim),
+                self.tensor(batch * seq, kv * dim),
+            );
             let mut lse = self.tensor(batch * heads, seq);
-            let options =
-                attention::Shape { batch, seq, scale: (dim as f32).powf(-0.5), alibi: None, doc_starts: None };
+            let options = attention::Shape {
+                batch,
+                seq,
+                scale: (dim as f32).powf(-0.5),
+                alibi: None,
+                doc_starts: None,
+            };
             let packed = attention::Heads::packed;
             let [q, out, d_out, dq] = [&q, &out, &d_out, &dq].map(|tensor| packed(tensor, heads));
             let [k, v, dk, dv] = [&k, &v, &dk, &dv].map(|tensor| packed(tensor, kv));
@@ -129,8 +144,10 @@ impl Bench<'_> {
         let (tokens, width) = (self.args.batch * self.args.seq, self.args.width);
         let mlp = width * 8 / 3 / 64 * 64;
         let shape = format!("{tokens} x {width}");
-        let (x, delta, gain) = (self.tensor(tokens, width), self.tensor(tokens, width), self.tensor(1, width));
-        let (mut sum, mut out, mut rstd) = (self.tensor(tokens, width), self.tensor(tokens, width), self.tensor(tokens, 1));
+        let (x, delta, gain) =
+            (self.tensor(tokens, width), self.tensor(tokens, width), self.tensor(1, width));
+        let (mut sum, mut out, mut rstd) =
+            (self.tensor(tokens, width), self.tensor(tokens, width), self.tensor(tokens, 1));
         self.time("rms_norm + residual", shape.clone(), None, || {
             rms_norm::forward(&x, Some(&delta), &gain, 1e-5, Some(&mut sum), &mut out, &mut rstd);
         });
@@ -139,11 +156,14 @@ impl Bench<'_> {
             rms_norm::backward(&out, &x, &gain, &rstd, &mut dx, false, &mut d_gain);
         });
         let table = rope::RopeTable::new(64, 10_000.0, self.args.seq);
-        let (heads, at) = (rope::Heads::adjacent(width / 64, 64), rope::Positions::Rows { seq: self.args.seq });
+        let (heads, at) =
+            (rope::Heads::adjacent(width / 64, 64), rope::Positions::Rows { seq: self.args.seq });
         self.time("rope", shape.clone(), None, || rope::apply(&mut dx, heads, &table, at, false));
         let (gate_up, mut activated) = (self.tensor(tokens, 2 * mlp), self.tensor(tokens, mlp));
         let mut d_gate_up = self.tensor(tokens, 2 * mlp);
-        self.time("silu_mul", format!("{tokens} x {mlp}"), None, || silu_mul::forward(&gate_up, &mut activated));
+        self.time("silu_mul", format!("{tokens} x {mlp}"), None, || {
+            silu_mul::forward(&gate_up, &mut activated)
+        });
         self.time("silu_mul backward", format!("{tokens} x {mlp}"), None, || {
             silu_mul::backward(&gate_up, &activated, &mut d_gate_up);
         });

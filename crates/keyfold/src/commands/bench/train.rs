@@ -29,7 +29,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     anyhow::ensure!(args.steps > 0, "--steps is 0: expected at least 1");
     anyhow::ensure!(args.batch > 0 && args.seq > 0, "--batch and --seq: expected at least 1");
     let tokens = args.batch.checked_mul(args.seq).filter(|tokens| *tokens <= MAX_TOKENS);
-    anyhow::ensure!(tokens.is_some(), "--batch {} --seq {}: expected at most {MAX_TOKENS} tokens", args.batch, args.seq);
+    anyhow::ensure!(
+        tokens.is_some(),
+        "--batch {} --seq {}: expected at most {MAX_TOKENS} tokens",
+        args.batch,
+        args.seq
+    );
     let mut rows = Vec::new();
     for model in args.shape.models(args.seq)? {
         rows.push(bench_train(&TrainBench { model, batch: args.batch, seq: args.seq, steps: args.steps })?);
