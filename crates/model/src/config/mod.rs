@@ -63,8 +63,11 @@ impl ModelConfig {
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
             return Err(ConfigError::value("rms_norm_eps", "a finite number above 0", self.rms_norm_eps));
         }
-        if !(self.init.std.is_finite() && self.init.std >= 0.0) {
-            return Err(ConfigError::value("init.std", "a finite number of at least 0", self.init.std));
+        let stds = [("init.std", Some(self.init.std)), ("init.projection_std", self.init.projection_std)];
+        for (key, std) in stds {
+            if let Some(std) = std.filter(|std| !(std.is_finite() && *std >= 0.0)) {
+                return Err(ConfigError::value(key, "a finite number of at least 0", std));
+            }
         }
         self.validate_sizes()?;
         self.attention.design().validate().map_err(|error| error.under("attention"))?;
@@ -94,7 +97,7 @@ impl ModelConfig {
     pub fn declare(&self) -> Result<Vec<Declared>, ConfigError> {
         let (hidden, layers) = (self.hidden_size, self.num_hidden_layers);
         let mut list = Declarations::new(self.init);
-        list.matrix("model.embed_tokens.weight", self.vocab_size, hidden)?;
+        list.table("model.embed_tokens.weight", self.vocab_size, hidden)?;
         for layer in 0..layers {
             list.scoped(&format!("model.layers.{layer}."), |list| {
                 list.vector("input_layernorm.weight", hidden, Init::Ones)?;
@@ -109,7 +112,7 @@ impl ModelConfig {
         }
         list.vector("model.norm.weight", hidden, Init::Ones)?;
         if !self.tie_word_embeddings {
-            list.matrix("lm_head.weight", self.vocab_size, hidden)?;
+            list.table("lm_head.weight", self.vocab_size, hidden)?;
         }
         Ok(list.finish())
     }

@@ -69,8 +69,12 @@ const MAX_ELEMENTS: usize = 1 << 44;
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InitConfig {
-    /// Standard deviation of matrices.
+    /// Standard deviation of embedding and output head.
     pub std: f64,
+    /// Standard deviation of the layers' matrices; by default the input width to the power -1/2, which keeps the scale
+    /// of activations whatever the width: MFA's latents are narrow, and a fixed value would start them near zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_std: Option<f64>,
     /// Whether the projections into the residual stream (o_proj, down_proj) start at zero; else their standard
     /// deviation is divided by sqrt(2 * layers), as in GPT-2.
     pub zero_output: bool,
@@ -78,7 +82,7 @@ pub struct InitConfig {
 
 impl Default for InitConfig {
     fn default() -> Self {
-        Self { std: 0.02, zero_output: false }
+        Self { std: 0.02, projection_std: None, zero_output: false }
     }
 }
 
@@ -100,9 +104,14 @@ impl Declarations {
         result
     }
 
+    /// A table of rows for token ids.
+    pub(crate) fn table(&mut self, name: &str, rows: usize, width: usize) -> Result<(), ConfigError> {
+        self.push(name, vec![rows, width], Init::Normal { std: self.init.std as f32 })
+    }
+
     /// A projection `[out, in]`.
     pub(crate) fn matrix(&mut self, name: &str, out: usize, width: usize) -> Result<(), ConfigError> {
-        self.push(name, vec![out, width], Init::Normal { std: self.init.std as f32 })
+        self.push(name, vec![out, width], Init::Normal { std: self.projection_std(width) as f32 })
     }
 
     /// A projection into the residual stream of a model with `layers` layers.
@@ -113,12 +122,13 @@ impl Declarations {
         width: usize,
         layers: usize,
     ) -> Result<(), ConfigError> {
-        let init = if self.init.zero_output {
-            Init::Zeros
-        } else {
-            Init::Normal { std: (self.init.std / (2.0 * layers as f64).sqrt()) as f32 }
-        };
+        let std = self.projection_std(width) / (2.0 * layers as f64).sqrt();
+        let init = if self.init.zero_output { Init::Zeros } else { Init::Normal { std: std as f32 } };
         self.push(name, vec![out, width], init)
+    }
+
+    fn projection_std(&self, width: usize) -> f64 {
+        self.init.projection_std.unwrap_or((width as f64).powf(-0.5))
     }
 
     /// A vector that starts at one (norm gains) or at zero (gates).

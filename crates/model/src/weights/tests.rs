@@ -1,7 +1,7 @@
 use super::*;
 
 fn declared() -> Vec<Declared> {
-    let mut list = Declarations::new(InitConfig { std: 0.5, zero_output: true });
+    let mut list = Declarations::new(InitConfig { zero_output: true, ..InitConfig::default() });
     list.scoped("a.", |list| {
         list.matrix("q.weight", 2, 3)?;
         list.vector("gain", 3, Init::Ones)?;
@@ -43,16 +43,19 @@ fn initial_values_follow_the_declaration_and_the_seed() {
 
 #[test]
 fn initial_standard_deviation_is_the_declared_one() {
-    let mut list = Declarations::new(InitConfig { std: 0.02, zero_output: false });
-    list.matrix("w", 300, 300).unwrap();
-    list.output("o", 300, 300, 8).unwrap();
-    let weights = Weights::allocate(&Arena::new(), list.finish(), DType::F32, false);
-    weights.initialise(0);
-    for (declared, param) in weights.iter() {
-        let values = param.value.to_vec();
-        let std = (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
-        let want = if declared.name == "o" { 0.02 / 4.0 } else { 0.02 };
-        assert!((std / want - 1.0).abs() < 0.02, "{}: {std}", declared.name);
+    for projection_std in [None, Some(0.05)] {
+        let mut list = Declarations::new(InitConfig { projection_std, ..InitConfig::default() });
+        list.table("table", 300, 300).unwrap();
+        list.matrix("inner", 400, 225).unwrap();
+        list.output("outer", 400, 225, 8).unwrap();
+        let weights = Weights::allocate(&Arena::new(), list.finish(), DType::F32, false);
+        weights.initialise(0);
+        let inner = projection_std.unwrap_or(1.0 / 15.0) as f32;
+        for ((declared, param), want) in weights.iter().zip([0.02, inner, inner / 4.0]) {
+            let values = param.value.to_vec();
+            let std = (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
+            assert!((std / want - 1.0).abs() < 0.02, "{}: {std}", declared.name);
+        }
     }
 }
 
