@@ -109,7 +109,7 @@ impl Iterator for Validation<'_> {
 pub struct Description {
     /// The data specification.
     pub source: String,
-    /// "bytes" or "bpe:<vocabulary size>".
+    /// "bytes" or `bpe:SIZE`.
     pub tokenizer: String,
     /// Rows of the embedding.
     pub vocab_size: usize,

@@ -8,7 +8,7 @@ use super::{Amount, DataSpec, Dataset, Description, SourceSpec};
 use crate::cache::{self, TokenFile};
 use crate::corpus::{Corpus, Document};
 use crate::sampler::{Rows, Sampler, TextRows};
-use crate::stories::{self, StoryGenerator, StoryRows};
+use crate::stories::{self, StoryGenerator, StoryRows, Vocabulary};
 use crate::{DataError, Result, Tokenizer, TokenizerSpec, files};
 
 /// Text that a BPE is trained on at most.
@@ -46,13 +46,18 @@ impl Prepare {
 /// Anything wrong with the specifications, the files or the cache folder.
 pub fn prepare(spec: &DataSpec, tokenizer: &TokenizerSpec, options: &Prepare) -> Result<Dataset> {
     crate::sampler::check_seq_len(options.seq_len)?;
-    match &spec.source {
-        SourceSpec::Stories => prepare_stories(spec, tokenizer, options),
-        SourceSpec::Path(path) => prepare_text(spec, path, tokenizer, options),
+    match (&spec.source, spec.source.stories()) {
+        (SourceSpec::Path(path), _) => prepare_text(spec, path, tokenizer, options),
+        (_, vocabulary) => prepare_stories(spec, vocabulary.unwrap_or(Vocabulary::Small), tokenizer, options),
     }
 }
 
-fn prepare_stories(spec: &DataSpec, tokenizer: &TokenizerSpec, options: &Prepare) -> Result<Dataset> {
+fn prepare_stories(
+    spec: &DataSpec,
+    vocabulary: Vocabulary,
+    tokenizer: &TokenizerSpec,
+    options: &Prepare,
+) -> Result<Dataset> {
     if let Some(val) = &spec.val {
         return Err(DataError::Spec {
             key: "data val",
@@ -60,10 +65,10 @@ fn prepare_stories(spec: &DataSpec, tokenizer: &TokenizerSpec, options: &Prepare
             found: val.display().to_string(),
         });
     }
-    let identity = files::sha256_parts(&[b"stories", &stories::VERSION.to_le_bytes()]);
+    let identity = files::sha256_parts(&[format!("{vocabulary:?} stories v{}", stories::VERSION).as_bytes()]);
     let tokenizer = Arc::new(make_tokenizer(tokenizer, &options.cache_dir, &identity, || {
         // Not the run's seed: runs that differ only in their seed share a tokenizer.
-        let generator = StoryGenerator::new(0);
+        let generator = StoryGenerator::new(0, vocabulary);
         let mut size = 0;
         let texts = (0..).map(|i| generator.story(i).text).take_while(|t| {
             size += t.len();
@@ -77,10 +82,11 @@ fn prepare_stories(spec: &DataSpec, tokenizer: &TokenizerSpec, options: &Prepare
             options.seq_len,
             options.keep_documents_apart,
             options.seed,
+            vocabulary,
             validation,
         )
     };
-    let generator = StoryGenerator::new(options.seed);
+    let generator = StoryGenerator::new(options.seed, vocabulary);
     let (mut bytes, mut tokens) = (0, 0);
     for i in 0..64 {
         let text = generator.story(stories::FIRST_VALIDATION_STORY + i).text;

@@ -6,18 +6,33 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stories::Vocabulary;
 use crate::{DataError, Result};
 
 const STORIES: &str = "synthetic:stories";
+const LARGE_STORIES: &str = "synthetic:stories:large";
 
-/// `synthetic:stories`, or the path of a text file, JSON-lines file or folder.
+/// `synthetic:stories`, `synthetic:stories:large`, or the path of a text file, JSON-lines file or folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SourceSpec {
-    /// Stories made up on the way; see [`crate::stories`].
+    /// Stories made up on the way, of few different words; see [`crate::stories`].
     Stories,
+    /// The same of many different words.
+    LargeStories,
     /// Text on disk; see [`crate::corpus`].
     Path(PathBuf),
+}
+
+impl SourceSpec {
+    /// The vocabulary of made-up stories, which have no end; `None` for text on disk, which has one.
+    pub fn stories(&self) -> Option<Vocabulary> {
+        match self {
+            Self::Stories => Some(Vocabulary::Small),
+            Self::LargeStories => Some(Vocabulary::Large),
+            Self::Path(_) => None,
+        }
+    }
 }
 
 impl FromStr for SourceSpec {
@@ -27,10 +42,13 @@ impl FromStr for SourceSpec {
         if text == STORIES {
             return Ok(Self::Stories);
         }
+        if text == LARGE_STORIES {
+            return Ok(Self::LargeStories);
+        }
         if text.trim().is_empty() || text.starts_with("synthetic:") {
             return Err(DataError::Spec {
                 key: "data source",
-                expected: "\"synthetic:stories\" or the path of a text file or folder",
+                expected: "\"synthetic:stories\", \"synthetic:stories:large\" or the path of a text file or folder",
                 found: text.to_string(),
             });
         }
@@ -56,6 +74,7 @@ impl fmt::Display for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stories => f.write_str(STORIES),
+            Self::LargeStories => f.write_str(LARGE_STORIES),
             Self::Path(path) => write!(f, "{}", path.display()),
         }
     }

@@ -24,9 +24,12 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn specs_parse_and_print() {
-    assert_eq!(spec("synthetic:stories").source, SourceSpec::Stories);
+    for text in ["synthetic:stories", "synthetic:stories:large"] {
+        assert!(spec(text).source.stories().is_some());
+        assert_eq!(spec(text).to_string(), text);
+    }
     assert_eq!(spec("some/file.txt").to_string(), "some/file.txt");
-    for wrong in ["", "synthetic:", "synthetic:storys"] {
+    for wrong in ["", "synthetic:", "synthetic:storys", "synthetic:stories:huge"] {
         assert!(matches!(wrong.parse::<DataSpec>(), Err(DataError::Spec { .. })));
     }
     let full: DataSpec = serde_json::from_str(r#"{"source":"a.txt","val":"b.txt"}"#).unwrap();

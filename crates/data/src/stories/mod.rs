@@ -4,7 +4,7 @@
 //! Every story has three or four people. Each has a name, a trade, a thing with its adjective and, in
 //! most plots, a place; a plot states these once, lets time pass with sentences about something else, and
 //! then comes back to them in a random order. The words that come back are the *answers*: they cannot be
-//! guessed from grammar or frequency (one of 100 names, 64 things, 48 places ...), and guessing among the
+//! guessed from grammar or frequency (see [`Vocabulary`]), and guessing among the
 //! words of the same kind in the same story is right once in three or four times. A model that reaches a
 //! high recall accuracy therefore reads its context; one that cannot stays at the guess.
 //!
@@ -12,7 +12,7 @@
 //! by side before) to harder ones (the owner of a thing, the buyer, the place where somebody was), so that
 //! accuracy rises early in training and keeps telling models apart later.
 //!
-//! Story `i` of seed `s` is a pure function of `(s, i)`. The first 2^40 stories of a seed all differ in
+//! Story `i` of seed `s` is a pure function of `(s, i)`. The first 2^36 stories of a seed all differ in
 //! their people and belongings: the index, permuted, is written into those choices as digits.
 //! Training and validation use disjoint halves of that range.
 
@@ -24,11 +24,11 @@ mod words;
 pub use rows::StoryRows;
 
 use crate::mix::{Permutation, SplitMix, mix2};
-use plots::{ASIDES, INTRODUCTIONS, INTRODUCTIONS_OF_THREE, PLOTS, WEATHER};
+use plots::{ASIDES, INTRODUCTIONS, INTRODUCTIONS_OF_THREE, LISTS, PLOTS, WEATHER};
 use template::{Person, Writer};
 
 /// Number of different stories of one seed.
-pub const STORIES: u64 = 1 << 40;
+pub const STORIES: u64 = 1 << 36;
 
 /// Index of the first validation story; training uses those below.
 pub const FIRST_VALIDATION_STORY: u64 = STORIES / 2;
@@ -77,25 +77,63 @@ pub struct Story {
     pub answers: Vec<Answer>,
 }
 
+/// How many different words there are to recall.
+///
+/// A model has to see a word often before it can copy it, so the number of words sets how much training the
+/// task takes: small is for a first result on a CPU, large for runs of millions of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vocabulary {
+    /// 16 names, 12 trades, 12 adjectives, 16 things, 12 places; half of the stories are lists.
+    Small,
+    /// 100 names, 32 trades, 32 adjectives, 64 things, 48 places; a quarter of the stories are lists.
+    Large,
+}
+
+impl Vocabulary {
+    /// Names, trades, adjectives, things, places.
+    fn sizes(self) -> [usize; 5] {
+        match self {
+            Self::Small => [16, 12, 12, 16, 12],
+            Self::Large => [100, 32, 32, 64, 48],
+        }
+    }
+
+    /// Percentage of lists. They ask for so much in so few words that a model finds the way of recalling
+    /// in them first, which then serves in the tales.
+    fn lists(self) -> usize {
+        match self {
+            Self::Small => 50,
+            Self::Large => 25,
+        }
+    }
+}
+
 /// Writes stories.
 #[derive(Debug, Clone)]
 pub struct StoryGenerator {
     seed: u64,
+    vocabulary: Vocabulary,
     order: Permutation,
 }
 
 impl StoryGenerator {
     /// The stories of a seed.
-    pub fn new(seed: u64) -> Self {
-        Self { seed, order: Permutation::new(STORIES, mix2(seed, 0x5703_1e5f)) }
+    pub fn new(seed: u64, vocabulary: Vocabulary) -> Self {
+        Self { seed, vocabulary, order: Permutation::new(STORIES, mix2(seed, 0x5703_1e5f)) }
     }
 
     /// Story `index`, taken modulo [`STORIES`].
     pub fn story(&self, index: u64) -> Story {
         let digits = self.order.at(index % STORIES);
         let mut rng = SplitMix::new(mix2(self.seed, digits));
-        let cast = cast(digits, &mut rng);
-        let plot = &PLOTS[rng.below(PLOTS.len())];
+        let cast = cast(digits, self.vocabulary, &mut rng);
+        let tales = PLOTS.len() - LISTS;
+        let plot = if rng.below(100) < self.vocabulary.lists() {
+            &PLOTS[tales + rng.below(LISTS)]
+        } else {
+            &PLOTS[rng.below(tales)]
+        };
         let mut w =
             Writer { cast: &cast, text: String::with_capacity(1200), answers: Vec::with_capacity(24) };
         let mut asides = ASIDES.to_vec();
@@ -122,25 +160,27 @@ impl StoryGenerator {
         w.sentence(pick(plot.openings, &mut rng), 0);
         for who in 0..cast.len() {
             w.sentence(pick(plot.facts, &mut rng), who);
-            if rng.below(4) == 0 {
+            if !plot.is_list() && rng.below(4) == 0 {
                 distraction(&mut w, &mut rng);
             }
         }
-        (0..1 + rng.below(3)).for_each(|_| distraction(&mut w, &mut rng));
+        let distractions = if plot.is_list() { rng.below(2) } else { 1 + rng.below(3) };
+        (0..distractions).for_each(|_| distraction(&mut w, &mut rng));
         w.sentence(pick(plot.turns, &mut rng), 0);
 
         // Everybody comes back the same number of times, in a new order each time, and nobody says the
         // same thing twice.
         let mut left: Vec<Vec<&str>> = vec![plot.recalls.to_vec(); cast.len()];
         let mut order: Vec<usize> = (0..cast.len()).collect();
-        for _ in 0..plot.rounds {
+        let rounds = if cast.len() > 3 { plot.rounds.min(5) } else { plot.rounds };
+        for _ in 0..rounds {
             rng.shuffle_front(&mut order, cast.len());
             for &who in &order {
                 let variant = rng.below(left[who].len());
                 let sentence = left[who].swap_remove(variant);
                 w.sentence(sentence, who);
             }
-            if rng.below(2) == 0 {
+            if !plot.is_list() && rng.below(2) == 0 {
                 distraction(&mut w, &mut rng);
             }
         }
@@ -171,9 +211,12 @@ fn distraction(w: &mut Writer<'_>, asides: &mut Vec<&str>, rng: &mut SplitMix) {
     }
 }
 
-/// Makes the people of a story. The first three names and the first two things with their adjectives
-/// are digits of the story's number; the rest is drawn.
-fn cast(mut digits: u64, rng: &mut SplitMix) -> Vec<Person> {
+/// Makes the people of a story. The first three names and trades and the first two things with their
+/// adjectives are digits of the story's number; the rest is drawn.
+fn cast(mut digits: u64, vocabulary: Vocabulary, rng: &mut SplitMix) -> Vec<Person> {
+    let [mut names, mut roles, mut adjectives, mut objects, mut places] =
+        vocabulary.sizes().map(|n| (0..n).collect::<Vec<usize>>());
+    let mut prepositions: Vec<usize> = (0..words::PREPOSITIONS.len()).collect();
     let mut taken = 0;
     let mut take = |pool: &mut Vec<usize>| {
         // The last digits do not reach their full range. Turning each by a mix of those before keeps the
@@ -184,41 +227,37 @@ fn cast(mut digits: u64, rng: &mut SplitMix) -> Vec<Person> {
         taken = mix2(taken, digit as u64);
         pool.swap_remove((digit + turn) % pool.len())
     };
-    let pool = |n: usize| (0..n).collect::<Vec<usize>>();
-    let (mut names, mut adjectives, mut objects) =
-        (pool(words::SHE.len() + words::HE.len()), pool(words::ADJECTIVES.len()), pool(words::OBJECTS.len()));
     let mut drawn_names = [0; 3].map(|_| take(&mut names)).to_vec();
     let mut drawn_adjectives = [0; 2].map(|_| take(&mut adjectives)).to_vec();
     let mut drawn_objects = [0; 2].map(|_| take(&mut objects)).to_vec();
+    let mut drawn_roles = [0; 3].map(|_| take(&mut roles)).to_vec();
+    let (mut drawn_prepositions, mut drawn_places) = (Vec::new(), Vec::new());
     let size = 3 + usize::from(rng.below(4) == 0);
-    let mut draw = |pool: &mut Vec<usize>, drawn: &mut Vec<usize>| {
+    for (pool, drawn) in [
+        (&mut names, &mut drawn_names),
+        (&mut roles, &mut drawn_roles),
+        (&mut adjectives, &mut drawn_adjectives),
+        (&mut objects, &mut drawn_objects),
+        (&mut places, &mut drawn_places),
+        (&mut prepositions, &mut drawn_prepositions),
+    ] {
         while drawn.len() < size {
             let at = rng.below(pool.len());
             drawn.push(pool.swap_remove(at));
         }
-    };
-    let (mut roles, mut prepositions, mut places) = (Vec::new(), Vec::new(), Vec::new());
-    draw(&mut names, &mut drawn_names);
-    draw(&mut adjectives, &mut drawn_adjectives);
-    draw(&mut objects, &mut drawn_objects);
-    draw(&mut pool(words::ROLES.len()), &mut roles);
-    draw(&mut pool(words::PREPOSITIONS.len()), &mut prepositions);
-    draw(&mut pool(words::PLACES.len()), &mut places);
+    }
     (0..size)
         .map(|i| {
-            let she = drawn_names[i] < words::SHE.len();
+            let she = drawn_names[i] % 2 == 0;
+            let names = if she { &words::SHE } else { &words::HE };
             Person {
-                name: if she {
-                    words::SHE[drawn_names[i]]
-                } else {
-                    words::HE[drawn_names[i] - words::SHE.len()]
-                },
+                name: names[drawn_names[i] / 2],
                 she,
-                role: words::ROLES[roles[i]],
+                role: words::ROLES[drawn_roles[i]],
                 adjective: words::ADJECTIVES[drawn_adjectives[i]],
                 object: words::OBJECTS[drawn_objects[i]],
-                preposition: words::PREPOSITIONS[prepositions[i]],
-                place: words::PLACES[places[i]],
+                preposition: words::PREPOSITIONS[drawn_prepositions[i]],
+                place: words::PLACES[drawn_places[i]],
             }
         })
         .collect()

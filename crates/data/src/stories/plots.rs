@@ -13,7 +13,7 @@ pub(super) struct Plot {
     pub(super) recalls: &'static [&'static str],
     /// How it ends.
     pub(super) endings: &'static [&'static str],
-    /// How often everybody comes back.
+    /// How often everybody comes back. Plots with many rounds are lists: short sentences, no distraction.
     pub(super) rounds: usize,
 }
 
@@ -62,7 +62,14 @@ pub(super) const WEATHER: &[&str] = &[
     "Bread was cheap, and nobody was hungry.",
 ];
 
-/// All plots.
+impl Plot {
+    /// Whether it is a list and not a tale.
+    pub(super) fn is_list(&self) -> bool {
+        self.rounds > 3
+    }
+}
+
+/// All plots, lists last.
 pub(super) const PLOTS: &[Plot] = &[
     Plot {
         openings: &[
@@ -237,17 +244,17 @@ pub(super) const PLOTS: &[Plot] = &[
         recalls: &[
             "The {a.adj} [a.obj] is with [a].",
             "{a} has the [a.adj] [a.obj].",
-            "The {a.role} [a] has the [a.adj] [a.obj].",
-            "{a} the [a.role] has the [a.adj] [a.obj].",
-            "\"Who has the {a.adj} [a.obj]?\" \"[a].\"",
-            "\"What has {a}?\" \"The [a.adj] [a.obj].\"",
-            "The {a.adj} [a.obj] is with the {a.role} [a].",
+            "{a}: the [a.adj] [a.obj].",
+            "The {a.role} [a]: the [a.adj] [a.obj].",
+            "The {a.adj} [a.obj]: [a].",
+            "{a} the [a.role]: the [a.adj] [a.obj].",
+            "Who has the {a.adj} [a.obj]? [a].",
         ],
         endings: &[
             "In the end {a} the [a.role] had won, and went home with the [a.adj] [a.obj].",
             "After the game, the {a.role} [a] put away the [a.adj] [a.obj].",
         ],
-        rounds: 5,
+        rounds: 6,
     },
     Plot {
         openings: &["Everybody was to stand at a certain place.", "They drew a map of the town."],
@@ -264,16 +271,19 @@ pub(super) const PLOTS: &[Plot] = &[
         recalls: &[
             "{a.Prep} the [a.place] is [a].",
             "{a} is {a.prep} the [a.place].",
-            "The {a.role} [a] is {a.prep} the [a.place].",
-            "{a} the [a.role] is {a.prep} the [a.place].",
-            "\"Who is {a.prep} the [a.place]?\" \"[a].\"",
-            "\"Where is {a}?\" \"{a.Prep} the [a.place].\"",
-            "{a.Prep} the [a.place] is the {a.role} [a].",
+            "{a}: {a.prep} the [a.place].",
+            "The {a.role} [a]: {a.prep} the [a.place].",
+            "{a.Prep} the [a.place]: [a].",
+            "{a} the [a.role]: {a.prep} the [a.place].",
+            "Who is {a.prep} the [a.place]? [a].",
         ],
         endings: &[
             "At last {a} the [a.role] could leave the [a.place].",
             "Only the {a.role} [a] stayed {a.prep} the [a.place] until night.",
         ],
-        rounds: 5,
+        rounds: 6,
     },
 ];
+
+/// How many of the [`PLOTS`] are lists.
+pub(super) const LISTS: usize = 2;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{FIRST_VALIDATION_STORY, STORIES, Story, StoryGenerator, VERSION};
+use super::{FIRST_VALIDATION_STORY, STORIES, Story, StoryGenerator, VERSION, Vocabulary};
 use crate::sampler::{AnswerInfo, Row};
 use crate::{Result, Tokenizer};
 
@@ -16,6 +16,7 @@ pub struct StoryRows {
     seq_len: usize,
     keep_documents_apart: bool,
     seed: u64,
+    vocabulary: Vocabulary,
     first: u64,
     /// Numbers set aside for a row, so that any row can be written without those before it.
     pub(super) stride: u64,
@@ -34,15 +35,17 @@ impl StoryRows {
         seq_len: usize,
         keep_documents_apart: bool,
         seed: u64,
+        vocabulary: Vocabulary,
         validation: bool,
     ) -> Result<Self> {
         crate::sampler::check_seq_len(seq_len)?;
         Ok(Self {
-            generator: StoryGenerator::new(seed),
+            generator: StoryGenerator::new(seed, vocabulary),
             tokenizer,
             seq_len,
             keep_documents_apart,
             seed,
+            vocabulary,
             first: if validation { FIRST_VALIDATION_STORY } else { 0 },
             stride: (seq_len / FEWEST_TOKENS + 1) as u64,
         })
@@ -66,7 +69,7 @@ impl StoryRows {
 
     pub(crate) fn identity(&self) -> String {
         let tokenizer = crate::files::hex(&self.tokenizer.hash()[..8]);
-        format!("stories v{VERSION} tokenizer={tokenizer} seq_len={}", self.seq_len)
+        format!("{:?} stories v{VERSION} tokenizer={tokenizer} seq_len={}", self.vocabulary, self.seq_len)
     }
 
     pub(crate) fn row(&self, position: u64) -> Result<Row> {

@@ -63,7 +63,7 @@ impl Tokenizer {
         }
     }
 
-    /// Trains a byte-level BPE of `vocab_size` tokens, [`END_OF_TEXT`](crate::END_OF_TEXT) included, on pieces of text. The
+    /// Trains a byte-level BPE of `vocab_size` tokens, [`crate::END_OF_TEXT`] included, on pieces of text. The
     /// same pieces in the same order give the same tokenizer. A text too small to fill the vocabulary
     /// gives a smaller one.
     ///
@@ -102,7 +102,7 @@ impl Tokenizer {
         &self.hash
     }
 
-    /// "bytes" or "bpe:<vocabulary size>".
+    /// "bytes" or `bpe:SIZE`.
     pub fn name(&self) -> String {
         match self.kind {
             Kind::Bytes => "bytes".to_string(),

@@ -60,6 +60,10 @@ impl ModelConfig {
                 self.max_position_embeddings,
             ));
         }
+        if self.num_hidden_layers > MAX_LAYERS {
+            let expected = format!("at most {MAX_LAYERS}");
+            return Err(ConfigError::value("num_hidden_layers", expected, self.num_hidden_layers));
+        }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
             return Err(ConfigError::value("rms_norm_eps", "a finite number above 0", self.rms_norm_eps));
         }
@@ -134,6 +138,8 @@ impl ModelConfig {
     }
 }
 
+/// Most layers: each is a list of weights, which must not fill the memory before anything is checked.
+const MAX_LAYERS: usize = 4096;
 /// Longest sequence that tables are made for.
 const MAX_POSITIONS: usize = 1 << 24;
 /// Largest single size: products of three stay far from 2^64.

@@ -80,6 +80,13 @@ fn hostile_configurations_are_refused_by_key() {
 }
 
 #[test]
+fn absurd_depth_is_refused_before_weights_are_listed() {
+    let mut config = tiny(json!({"kind": "mha", "heads": 4, "head_dim": 8})).unwrap();
+    config.num_hidden_layers = 1 << 24;
+    assert!(config.validate().unwrap_err().to_string().contains("num_hidden_layers"));
+}
+
+#[test]
 fn alibi_slopes_follow_the_paper() {
     use crate::position::alibi_slopes;
     assert_eq!(alibi_slopes(8), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
