@@ -320,7 +320,8 @@ impl RunConfig {
             );
             return Err(ConfigError::value("train.accumulate", expected, train.accumulate));
         }
-        if train.eval_tokens == 0 && matches!(self.data.source.parse(), Ok(SourceSpec::Stories)) {
+        let endless = self.data.source.parse().is_ok_and(|source: SourceSpec| source.stories().is_some());
+        if train.eval_tokens == 0 && endless {
             return Err(ConfigError::value("train.eval_tokens", "at least 1: stories have no end", 0));
         }
         if self.data.seq_len > self.model.max_position_embeddings {

@@ -192,6 +192,8 @@ fn values_outside_their_range_are_named() {
         assert!(refusal.starts_with(&format!("`{key}` is ")), "{given}: {refusal}");
         assert!(refusal.contains(": expected "), "{given}: {refusal}");
     }
+    let endless = refusal(&["data.source=synthetic:stories:large", "train.eval_tokens=0"]);
+    assert!(endless.starts_with("`train.eval_tokens` is "), "{endless}");
     // A text ends, so that all of it can be scored.
     assert_eq!(with(&["data.source=x.txt", "train.eval_tokens=0"]).train.eval_tokens, 0);
     assert_eq!(with(&["train.optimizer={ kind = 'adamw', betas = [0, 0], eps = 0 }"]).train.clip_norm, 1.0);
