@@ -66,13 +66,6 @@ impl Tensor {
         Arc::strong_count(&self.buffer) == 1
     }
 
-    /// Whether both tensors look at the same elements.
-    pub fn same_place(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.buffer, &other.buffer)
-            && (self.offset, self.rows, self.cols, self.stride)
-                == (other.offset, other.rows, other.cols, other.stride)
-    }
-
     /// A view of columns `start .. start + width` of every row.
     ///
     /// # Panics

@@ -20,7 +20,7 @@ use std::{
 
 /// What a run tells while it goes on.
 pub enum Event<'a> {
-    /// Model and data are ready; the run begins after `step` updates.
+    /// Model and data are ready.
     Ready {
         /// The run.
         trainer: &'a Trainer,

@@ -3,22 +3,20 @@
 //!
 //! Cache: `k` and `v`, g * d values each.
 
-use super::{Attention, CachedAttention, Design, Scale, Shared};
+use super::{
+    Attention, CachedAttention, Design, Scale, Shared,
+    key_value::{KeyValue, KeyValueSizes},
+};
 use crate::{
     cache::CacheStep,
     error::{ConfigError, WeightError, positive},
     position::{self, Position},
     sequences::Sequences,
-    tape::{AttentionArgs, HeadVar, Tape, Var},
+    tape::{Tape, Var},
     weights::{Declarations, Param, Scope},
 };
-use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
-use keyfold_ops::{
-    attention::{self, Cached, Heads},
-    rope::{self, Heads as RopeHeads, Positions, RopeTable},
-};
+use keyfold_core::{CacheLayout, Capacity, Cost, Plane};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// Multi-head attention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -226,77 +224,48 @@ impl Grouped {
     }
 
     fn module(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Module, WeightError> {
-        Ok(Module {
-            qkv: scope.span(&["q_proj.weight", "k_proj.weight", "v_proj.weight"])?,
-            o_proj: scope.get("o_proj.weight")?,
+        let sizes = KeyValueSizes {
             heads: self.heads,
             kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-            rope: shared.rope.get(self.position, self.head_dim, self.rope_theta),
-            args: AttentionArgs {
-                scale: self.softmax_scale.unwrap_or((self.head_dim as f64).powf(-0.5)) as f32,
-                alibi: position::slopes(self.position, self.heads),
-            },
+            width: self.head_dim,
+            position: self.position,
+            rope_theta: self.rope_theta,
+            softmax_scale: self.softmax_scale,
+        };
+        let kv = self.kv_heads * self.head_dim;
+        Ok(Module {
+            qkv: scope.span(&["q_proj.weight", "k_proj.weight", "v_proj.weight"])?,
+            widths: [self.heads * self.head_dim, kv, kv],
+            core: KeyValue::new(sizes, scope, shared)?,
         })
     }
 }
 
 struct Module {
     qkv: Param,
-    o_proj: Param,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    rope: Option<Arc<RopeTable>>,
-    args: AttentionArgs,
+    /// Columns of queries, keys and values.
+    widths: [usize; 3],
+    core: KeyValue,
 }
 
 impl Module {
     /// Queries, keys and values of `x`.
     fn project(&self, tape: &mut Tape, x: &Var) -> [Var; 3] {
         let qkv = tape.linear(x, &self.qkv);
-        let kv = self.kv_heads * self.head_dim;
-        tape.split(qkv, [self.heads * self.head_dim, kv, kv])
+        tape.split(qkv, self.widths)
     }
 }
 
 impl Attention for Module {
     fn forward(&self, tape: &mut Tape, x: &Var, sequences: &Sequences) -> Var {
-        let [q, k, v] = self.project(tape, x);
-        if let Some(rope) = &self.rope {
-            tape.rope_in_place(&q, RopeHeads::adjacent(self.heads, self.head_dim), rope, sequences);
-            tape.rope_in_place(&k, RopeHeads::adjacent(self.kv_heads, self.head_dim), rope, sequences);
-        }
-        let [q, k, v] = [(&q, self.heads), (&k, self.kv_heads), (&v, self.kv_heads)]
-            .map(|(var, count)| HeadVar::packed(var, count));
-        let mixed = tape.attention(q, k, v, &self.args, sequences);
-        tape.linear(&mixed, &self.o_proj)
+        let qkv = self.project(tape, x);
+        self.core.train(tape, qkv, sequences)
     }
 }
 
 impl CachedAttention for Module {
     fn forward(&self, tape: &mut Tape, x: &Var, step: &CacheStep<'_>) -> Var {
-        let [mut q, mut k, v] = self.project(tape, x).map(|var| var.value().clone());
-        if let Some(rope) = &self.rope {
-            for (x, heads) in [(&mut q, self.heads), (&mut k, self.kv_heads)] {
-                let heads = RopeHeads::adjacent(heads, self.head_dim);
-                rope::apply(x, heads, rope, Positions::From(step.past), false);
-            }
-        }
-        step.write(0, &k);
-        step.write(1, &v);
-        let mixed = tape.arena().tensor(step.new, self.heads * self.head_dim, DType::F32);
-        let (keys, values) = (step.read(0, 1), step.read(1, 1));
-        let cached = Cached {
-            k: Heads::packed(&keys, self.kv_heads),
-            v: Heads::packed(&values, self.kv_heads),
-            past: step.past,
-            scale: self.args.scale,
-            alibi: self.args.alibi.as_deref(),
-            rotate: None,
-        };
-        attention::cached(Heads::packed(&q, self.heads), &cached, Heads::packed(&mixed, self.heads));
-        let mixed = tape.leaf(mixed);
-        tape.linear(&mixed, &self.o_proj)
+        let qkv = self.project(tape, x);
+        self.core.decode(tape, qkv, step)
     }
 }

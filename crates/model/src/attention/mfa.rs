@@ -5,6 +5,7 @@
 
 use super::{
     Attention, CachedAttention, Design, Scale, Shared,
+    key_value::{KeyValue, KeyValueSizes},
     query::{Query, QuerySizes},
 };
 use crate::{
@@ -12,16 +13,11 @@ use crate::{
     error::{ConfigError, WeightError, positive},
     position::{self, Position},
     sequences::Sequences,
-    tape::{AttentionArgs, HeadVar, Tape, Var},
+    tape::{Tape, Var},
     weights::{Declarations, Param, Scope},
 };
-use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
-use keyfold_ops::{
-    attention::{self, Cached, Heads},
-    rope::{self, Heads as RopeHeads, Positions, RopeTable},
-};
+use keyfold_core::{CacheLayout, Capacity, Cost, Plane};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// Multi-matrix factorization attention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,18 +59,19 @@ impl MfaConfig {
     }
 
     fn module(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Module, WeightError> {
+        let sizes = KeyValueSizes {
+            heads: self.heads,
+            kv_heads: 1,
+            width: self.head_dim,
+            position: self.position,
+            rope_theta: self.rope_theta,
+            softmax_scale: self.softmax_scale,
+        };
         Ok(Module {
             down: scope.span(&["q_proj.weight", "k_proj.weight", "v_proj.weight"])?,
+            widths: [self.rank(), self.head_dim, self.head_dim],
             query: Query::new(self.query(), scope, shared)?,
-            o_proj: scope.get("o_proj.weight")?,
-            heads: self.heads,
-            width: self.head_dim,
-            rank: self.rank(),
-            rope: shared.rope.get(self.position, self.head_dim, self.rope_theta),
-            args: AttentionArgs {
-                scale: self.softmax_scale.unwrap_or((self.head_dim as f64).powf(-0.5)) as f32,
-                alibi: position::slopes(self.position, self.heads),
-            },
+            core: KeyValue::new(sizes, scope, shared)?,
         })
     }
 }
@@ -146,60 +143,31 @@ impl Design for MfaConfig {
 
 struct Module {
     down: Param,
+    /// Columns of latent queries, keys and values.
+    widths: [usize; 3],
     query: Query,
-    o_proj: Param,
-    heads: usize,
-    width: usize,
-    rank: usize,
-    rope: Option<Arc<RopeTable>>,
-    args: AttentionArgs,
+    core: KeyValue,
 }
 
 impl Module {
     /// Queries [T, m * C], keys and values [T, C] of `x`.
     fn project(&self, tape: &mut Tape, x: &Var) -> [Var; 3] {
         let down = tape.linear(x, &self.down);
-        let [latent, k, v] = tape.split(down, [self.rank, self.width, self.width]);
+        let [latent, k, v] = tape.split(down, self.widths);
         [self.query.forward(tape, &latent), k, v]
     }
 }
 
 impl Attention for Module {
     fn forward(&self, tape: &mut Tape, x: &Var, sequences: &Sequences) -> Var {
-        let [q, k, v] = self.project(tape, x);
-        if let Some(rope) = &self.rope {
-            tape.rope_in_place(&q, RopeHeads::adjacent(self.heads, self.width), rope, sequences);
-            tape.rope_in_place(&k, RopeHeads::adjacent(1, self.width), rope, sequences);
-        }
-        let [q, k, v] = [(&q, self.heads), (&k, 1), (&v, 1)].map(|(var, count)| HeadVar::packed(var, count));
-        let mixed = tape.attention(q, k, v, &self.args, sequences);
-        tape.linear(&mixed, &self.o_proj)
+        let qkv = self.project(tape, x);
+        self.core.train(tape, qkv, sequences)
     }
 }
 
 impl CachedAttention for Module {
     fn forward(&self, tape: &mut Tape, x: &Var, step: &CacheStep<'_>) -> Var {
-        let [mut q, mut k, v] = self.project(tape, x).map(|var| var.value().clone());
-        if let Some(rope) = &self.rope {
-            for (x, heads) in [(&mut q, self.heads), (&mut k, 1)] {
-                let heads = RopeHeads::adjacent(heads, self.width);
-                rope::apply(x, heads, rope, Positions::From(step.past), false);
-            }
-        }
-        step.write(0, &k);
-        step.write(1, &v);
-        let mixed = tape.arena().tensor(step.new, self.heads * self.width, DType::F32);
-        let (keys, values) = (step.read(0, 1), step.read(1, 1));
-        let cached = Cached {
-            k: Heads::packed(&keys, 1),
-            v: Heads::packed(&values, 1),
-            past: step.past,
-            scale: self.args.scale,
-            alibi: self.args.alibi.as_deref(),
-            rotate: None,
-        };
-        attention::cached(Heads::packed(&q, self.heads), &cached, Heads::packed(&mixed, self.heads));
-        let mixed = tape.leaf(mixed);
-        tape.linear(&mixed, &self.o_proj)
+        let qkv = self.project(tape, x);
+        self.core.decode(tape, qkv, step)
     }
 }

@@ -8,6 +8,7 @@ use super::{
     Attention, CachedAttention, Design, Scale, Shared,
     mfa::yes,
     query::{Query, QuerySizes},
+    scores,
 };
 use crate::{
     cache::CacheStep,
@@ -110,10 +111,7 @@ impl MfaKrConfig {
             rank: self.rank(),
             reuse_from: self.reuse_from,
             rope: shared.rope.get(self.position, self.head_dim, self.rope_theta),
-            args: AttentionArgs {
-                scale: self.softmax_scale.unwrap_or((self.head_dim as f64).powf(-0.5)) as f32,
-                alibi: position::slopes(self.position, self.heads),
-            },
+            args: scores(self.softmax_scale, self.head_dim, self.position, self.heads),
         })
     }
 }

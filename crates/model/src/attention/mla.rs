@@ -5,7 +5,7 @@
 //! value's behind the weighted sum, so that all heads read the cached rows as they lie.
 //! Cache: `latent` (r_kv) and `k_rope` (p).
 
-use super::{Attention, CachedAttention, Design, Scale, Shared, mfa::yes};
+use super::{Attention, CachedAttention, Design, Scale, Shared, mfa::yes, scores};
 use crate::{
     cache::CacheStep,
     error::{ConfigError, WeightError, positive},
@@ -89,10 +89,7 @@ impl MlaConfig {
             o_proj: scope.get("o_proj.weight")?,
             sizes: self.clone(),
             rope: shared.rope.get(self.position, self.qk_rope_head_dim, self.rope_theta),
-            args: AttentionArgs {
-                scale: self.softmax_scale.unwrap_or((width as f64).powf(-0.5)) as f32,
-                alibi: position::slopes(self.position, self.heads),
-            },
+            args: scores(self.softmax_scale, width, self.position, self.heads),
         })
     }
 }

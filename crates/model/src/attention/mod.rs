@@ -4,6 +4,7 @@
 //! Shapes: T tokens, H hidden, m query heads, g key/value heads, d head width, C shared key/value width, r query rank.
 
 mod grouped;
+mod key_value;
 mod mfa;
 mod mfa_kr;
 mod mla;
@@ -19,9 +20,9 @@ pub use tpa::TpaConfig;
 use crate::{
     cache::CacheStep,
     error::{ConfigError, WeightError},
-    position::RopeTables,
+    position::{self, Position, RopeTables},
     sequences::Sequences,
-    tape::{Tape, Var},
+    tape::{AttentionArgs, Tape, Var},
     weights::{Declarations, Scope},
 };
 use keyfold_core::{CacheLayout, Capacity, Cost};
@@ -72,6 +73,14 @@ pub struct Shared {
     pub rope: RopeTables,
     /// Epsilon of the model's norms.
     pub rms_norm_eps: f32,
+}
+
+/// How scores are scaled (by width^-0.5 unless `scale` says otherwise) and biased.
+fn scores(scale: Option<f64>, width: usize, position: Position, heads: usize) -> AttentionArgs {
+    AttentionArgs {
+        scale: scale.unwrap_or((width as f64).powf(-0.5)) as f32,
+        alibi: position::slopes(position, heads),
+    }
 }
 
 /// Self-attention over whole sequences.

@@ -3,7 +3,7 @@
 //!
 //! Cache: `a_k`, `b_k`, `a_v`, `b_v`; keys and values are never formed when decoding.
 
-use super::{Attention, CachedAttention, Design, Scale, Shared};
+use super::{Attention, CachedAttention, Design, Scale, Shared, scores};
 use crate::{
     cache::CacheStep,
     error::{ConfigError, WeightError, positive},
@@ -67,10 +67,7 @@ impl TpaConfig {
             o_proj: scope.get("o_proj.weight")?,
             sizes: self.clone(),
             rope: shared.rope.get(self.position, self.head_dim, self.rope_theta),
-            args: AttentionArgs {
-                scale: self.softmax_scale.unwrap_or((self.head_dim as f64).powf(-0.5)) as f32,
-                alibi: position::slopes(self.position, self.heads),
-            },
+            args: scores(self.softmax_scale, self.head_dim, self.position, self.heads),
         })
     }
 

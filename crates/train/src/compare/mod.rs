@@ -67,7 +67,7 @@ pub enum CompareEvent<'a> {
         data: &'a Dataset,
         /// The models, in order.
         models: &'a [ModelConfig],
-        /// Updates that each will make; unknown before the speed is measured.
+        /// Updates that each will make.
         steps: u64,
     },
     /// A variant begins.
@@ -303,7 +303,8 @@ fn train_variant(
     }
     let evaluation = trainer.evaluate()?;
     let tokens = trainer.tokens_done();
-    curve.push(CurvePoint { tokens, loss: evaluation.loss });
+    // On the same text as the points before it, so that the curve has no step.
+    curve.push(CurvePoint { tokens, loss: trainer.evaluate_tokens(CURVE_TOKENS)?.loss });
     trainer.write_model(&folder)?;
     let peak_rss_mib = memory.peak_mib();
     let decode = bench_decode(trainer.model(), trainer.data().tokenizer(), DType::Bf16)?;

@@ -1,0 +1,91 @@
+//! What MHA, MQA, GQA and MFA share: query heads over keys and values of one width, which are cached as they are, and
+//! the output projection.
+
+use super::{Shared, scores};
+use crate::{
+    cache::CacheStep,
+    error::WeightError,
+    position::Position,
+    sequences::Sequences,
+    tape::{AttentionArgs, HeadVar, Tape, Var},
+    weights::{Param, Scope},
+};
+use keyfold_core::DType;
+use keyfold_ops::{
+    attention::{self, Cached, Heads},
+    rope::{self, Heads as RopeHeads, Positions, RopeTable},
+};
+use std::sync::Arc;
+
+/// Sizes and positions of an attention over cached keys and values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyValueSizes {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) width: usize,
+    pub(super) position: Position,
+    pub(super) rope_theta: f64,
+    pub(super) softmax_scale: Option<f64>,
+}
+
+/// The attention behind the projections.
+pub(super) struct KeyValue {
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+    rope: Option<Arc<RopeTable>>,
+    args: AttentionArgs,
+    o_proj: Param,
+}
+
+impl KeyValue {
+    pub(super) fn new(sizes: KeyValueSizes, scope: &Scope<'_>, shared: &Shared) -> Result<Self, WeightError> {
+        let KeyValueSizes { heads, kv_heads, width, position, rope_theta, softmax_scale } = sizes;
+        Ok(Self {
+            heads,
+            kv_heads,
+            width,
+            rope: shared.rope.get(position, width, rope_theta),
+            args: scores(softmax_scale, width, position, heads),
+            o_proj: scope.get("o_proj.weight")?,
+        })
+    }
+
+    /// Whole sequences: queries [T, m * width], keys and values [T, g * width], not yet rotated.
+    pub(super) fn train(&self, tape: &mut Tape, [q, k, v]: [Var; 3], sequences: &Sequences) -> Var {
+        if let Some(rope) = &self.rope {
+            tape.rope_in_place(&q, RopeHeads::adjacent(self.heads, self.width), rope, sequences);
+            tape.rope_in_place(&k, RopeHeads::adjacent(self.kv_heads, self.width), rope, sequences);
+        }
+        let [q, k, v] = [(&q, self.heads), (&k, self.kv_heads), (&v, self.kv_heads)]
+            .map(|(var, count)| HeadVar::packed(var, count));
+        let mixed = tape.attention(q, k, v, &self.args, sequences);
+        tape.linear(&mixed, &self.o_proj)
+    }
+
+    /// New tokens of one sequence: their rotated keys and their values go into planes 0 and 1 of the cache.
+    pub(super) fn decode(&self, tape: &mut Tape, qkv: [Var; 3], step: &CacheStep<'_>) -> Var {
+        let [mut q, mut k, v] = qkv.map(|var| var.value().clone());
+        if let Some(rope) = &self.rope {
+            for (x, heads) in [(&mut q, self.heads), (&mut k, self.kv_heads)] {
+                let heads = RopeHeads::adjacent(heads, self.width);
+                rope::apply(x, heads, rope, Positions::From(step.past), false);
+            }
+        }
+        step.write(0, &k);
+        step.write(1, &v);
+        let mixed = tape.arena().tensor(step.new, self.heads * self.width, DType::F32);
+        let (keys, values) = (step.read(0, 1), step.read(1, 1));
+        let cached = Cached {
+            k: Heads::packed(&keys, self.kv_heads),
+            v: Heads::packed(&values, self.kv_heads),
+            past: step.past,
+            scale: self.args.scale,
+            alibi: self.args.alibi.as_deref(),
+            rotate: None,
+        };
+        attention::cached(Heads::packed(&q, self.heads), &cached, Heads::packed(&mixed, self.heads));
+        let mixed = tape.leaf(mixed);
+        tape.linear(&mixed, &self.o_proj)
+    }
+}
