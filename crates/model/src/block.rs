@@ -1,28 +1,43 @@
 //! One layer: attention and MLP around a residual stream.
 
 use crate::{
+    config::ModelConfig,
     error::WeightError,
+    mlp::Mlp,
     tape::{Tape, Var},
     weights::{Param, Scope},
 };
 
-/// The parts of a layer that every attention design shares: norms and SwiGLU MLP (arXiv 2002.05202).
+/// The parts of a layer that every attention design shares: norms and MLP.
 pub(crate) struct Block {
     input_norm: Param,
-    post_norm: Param,
-    gate_up: Param,
-    down: Param,
+    /// Gemma's norm of what attention adds to the stream.
+    attention_norm: Option<Param>,
+    mlp_norm: Param,
+    /// Gemma's norm of what the MLP adds to the stream.
+    output_norm: Option<Param>,
+    mlp: Mlp,
     eps: f32,
 }
 
 impl Block {
-    pub(crate) fn new(scope: &Scope<'_>, eps: f32) -> Result<Self, WeightError> {
+    pub(crate) fn new(config: &ModelConfig, layer: usize, scope: &Scope<'_>) -> Result<Self, WeightError> {
+        let after_attention = scope.get("post_attention_layernorm.weight")?;
+        let (attention_norm, mlp_norm, output_norm) = match config.post_norms {
+            false => (None, after_attention, None),
+            true => (
+                Some(after_attention),
+                scope.get("pre_feedforward_layernorm.weight")?,
+                Some(scope.get("post_feedforward_layernorm.weight")?),
+            ),
+        };
         Ok(Self {
             input_norm: scope.get("input_layernorm.weight")?,
-            post_norm: scope.get("post_attention_layernorm.weight")?,
-            gate_up: scope.span(&["mlp.gate_proj.weight", "mlp.up_proj.weight"])?,
-            down: scope.get("mlp.down_proj.weight")?,
-            eps,
+            attention_norm,
+            mlp_norm,
+            output_norm,
+            mlp: Mlp::new(config, layer, &scope.under("mlp."))?,
+            eps: config.rms_norm_eps as f32,
         })
     }
 
@@ -38,11 +53,17 @@ impl Block {
         let (x, normed) = tape.add_norm(x, update, &self.input_norm, self.eps);
         let mixed = attention(tape, &normed);
         drop(normed);
-        let (x, normed) = tape.add_norm(x, Some(mixed), &self.post_norm, self.eps);
-        let gate_up = tape.linear(&normed, &self.gate_up);
+        let mixed = self.normalised(tape, mixed, self.attention_norm.as_ref());
+        let (x, normed) = tape.add_norm(x, Some(mixed), &self.mlp_norm, self.eps);
+        let answer = self.mlp.forward(tape, &normed);
         drop(normed);
-        let activated = tape.silu_mul(&gate_up);
-        drop(gate_up);
-        (x, tape.linear(&activated, &self.down))
+        (x, self.normalised(tape, answer, self.output_norm.as_ref()))
+    }
+
+    fn normalised(&self, tape: &mut Tape, update: Var, norm: Option<&Param>) -> Var {
+        match norm {
+            None => update,
+            Some(norm) => tape.rms_norm(&update, norm, self.eps),
+        }
     }
 }

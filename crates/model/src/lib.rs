@@ -13,13 +13,14 @@ pub mod families;
 mod generate;
 mod lm;
 mod match_params;
+mod mlp;
 pub mod position;
 mod sequences;
 pub mod tape;
 pub mod weights;
 
 pub use cache::{Cache, CacheStep};
-pub use config::ModelConfig;
+pub use config::{Activation, LocalConfig, ModelConfig, MoeConfig, RouterScoring};
 pub use error::{CheckpointError, ConfigError, WeightError};
 pub use generate::{Generation, Request, Stop, generate};
 pub use lm::{Decoder, LanguageModel, ModelError, TapeOptions};

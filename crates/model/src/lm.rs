@@ -23,6 +23,8 @@ struct Trunk {
     norm: Param,
     head: Param,
     eps: f32,
+    /// Factor on embeddings.
+    scale: Option<f32>,
 }
 
 impl Trunk {
@@ -30,7 +32,21 @@ impl Trunk {
         let embedding = weights.get("model.embed_tokens.weight")?;
         let head =
             if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
-        Ok(Self { embedding, norm: weights.get("model.norm.weight")?, head, eps: config.rms_norm_eps as f32 })
+        Ok(Self {
+            embedding,
+            norm: weights.get("model.norm.weight")?,
+            head,
+            eps: config.rms_norm_eps as f32,
+            scale: config.embedding_scale.map(|scale| scale as f32),
+        })
+    }
+
+    fn embed(&self, tape: &mut Tape, ids: &[u32]) -> Var {
+        let x = tape.embedding(ids, &self.embedding);
+        match self.scale {
+            None => x,
+            Some(scale) => tape.scale(&x, scale),
+        }
     }
 }
 
@@ -90,8 +106,9 @@ impl LanguageModel {
         let layers = (0..config.num_hidden_layers)
             .map(|layer| {
                 let scope = weights.scope(format!("model.layers.{layer}."));
-                let attention = config.attention.design().training(&scope.under("self_attn."), &shared)?;
-                Ok(Arc::new(Layer { block: Block::new(&scope, shared.rms_norm_eps)?, attention }))
+                let design = config.layer_attention(layer);
+                let attention = design.design().training(&scope.under("self_attn."), &shared)?;
+                Ok(Arc::new(Layer { block: Block::new(config, layer, &scope)?, attention }))
             })
             .collect::<Result<_, WeightError>>()?;
         let options = TapeOptions::default();
@@ -168,7 +185,7 @@ impl LanguageModel {
 
     /// The normalised output of the last layer [T, H].
     fn hidden(&self, tape: &mut Tape, ids: &[u32], sequences: &Sequences) -> Var {
-        let mut x = tape.embedding(ids, &self.trunk.embedding);
+        let mut x = self.trunk.embed(tape, ids);
         let mut update = None;
         for layer in &self.layers {
             let (stream, pending) = if self.options.checkpoint_layers && tape.is_recording() {
@@ -210,8 +227,9 @@ impl Decoder {
         let layers = (0..config.num_hidden_layers)
             .map(|layer| {
                 let scope = weights.scope(format!("model.layers.{layer}."));
-                let attention = config.attention.design().decoding(&scope.under("self_attn."), &shared)?;
-                Ok((Block::new(&scope, shared.rms_norm_eps)?, attention))
+                let design = config.layer_attention(layer);
+                let attention = design.design().decoding(&scope.under("self_attn."), &shared)?;
+                Ok((Block::new(config, layer, &scope)?, attention))
             })
             .collect::<Result<_, WeightError>>()?;
         Ok(Self { config: config.clone(), arena: Arena::new(), trunk, layers })
@@ -256,7 +274,7 @@ impl Decoder {
         assert!(!ids.is_empty(), "decoder step without tokens");
         assert!(cache.len() + ids.len() <= cache.capacity(), "decoder step beyond the cache's capacity");
         let mut tape = Tape::inference(&self.arena);
-        let mut x = tape.embedding(ids, &self.trunk.embedding);
+        let mut x = self.trunk.embed(&mut tape, ids);
         let mut update = None;
         for (index, (block, attention)) in self.layers.iter().enumerate() {
             let step = cache.step(index, ids.len());

@@ -7,6 +7,7 @@
 use keyfold_core::DType;
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    any::Any,
     collections::HashMap,
     ptr::NonNull,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -113,7 +114,7 @@ impl Arena {
             // SAFETY: the block is `size` bytes long and nobody else holds it.
             unsafe { block.ptr.as_ptr().write_bytes(0xff, size) };
         }
-        Arc::new(Buffer { block: Some(block), pool: self.0.clone() })
+        Arc::new(Buffer::Pooled(Pooled { block: Some(block), pool: self.0.clone() }))
     }
 }
 
@@ -159,22 +160,44 @@ impl Drop for Block {
     }
 }
 
-/// Memory on loan from an arena; returns to it when the last tensor that uses it goes.
-pub(crate) struct Buffer {
+/// Memory that tensors share.
+pub(crate) enum Buffer {
+    /// On loan from an arena; returns to it when the last tensor that uses it goes.
+    Pooled(Pooled),
+    /// Kept alive by its owner.
+    Foreign(Foreign),
+}
+
+pub(crate) struct Pooled {
     block: Option<Block>,
     pool: Arc<Inner>,
 }
 
+pub(crate) struct Foreign {
+    ptr: NonNull<u8>,
+    _owner: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the owner keeps the memory in place and may be shared; access is governed by the tensors that share it.
+unsafe impl Send for Foreign {}
+// SAFETY: as above.
+unsafe impl Sync for Foreign {}
+
 impl Buffer {
+    pub(crate) fn foreign(ptr: NonNull<u8>, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self::Foreign(Foreign { ptr, _owner: owner })
+    }
+
     pub(crate) fn ptr(&self) -> *mut u8 {
-        match &self.block {
-            Some(block) => block.ptr.as_ptr(),
-            None => NonNull::dangling().as_ptr(),
+        match self {
+            Self::Pooled(Pooled { block: Some(block), .. }) => block.ptr.as_ptr(),
+            Self::Pooled(_) => NonNull::dangling().as_ptr(),
+            Self::Foreign(foreign) => foreign.ptr.as_ptr(),
         }
     }
 }
 
-impl Drop for Buffer {
+impl Drop for Pooled {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             let mut pool = self.pool.lock();

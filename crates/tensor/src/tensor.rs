@@ -3,7 +3,7 @@
 use crate::arena::Buffer;
 use half::bf16;
 use keyfold_core::DType;
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, ptr::NonNull, sync::Arc};
 
 /// A matrix of `rows` x `cols`: element (r, c) lies at `r * stride + c`, columns are adjacent.
 ///
@@ -24,6 +24,31 @@ pub struct Tensor {
 impl Tensor {
     pub(crate) fn from_buffer(buffer: Arc<Buffer>, rows: usize, cols: usize, dtype: DType) -> Self {
         Self { buffer, offset: 0, rows, cols, stride: cols, dtype }
+    }
+
+    /// A contiguous tensor over memory that `owner` keeps (a mapped file).
+    ///
+    /// # Safety
+    /// `ptr` is aligned for `dtype` and the start of `rows * cols` elements, which stay in place, readable and writable,
+    /// as long as `owner` lives.
+    pub unsafe fn foreign(
+        ptr: NonNull<u8>,
+        owner: Arc<dyn Any + Send + Sync>,
+        rows: usize,
+        cols: usize,
+        dtype: DType,
+    ) -> Self {
+        Self::from_buffer(Arc::new(Buffer::foreign(ptr, owner)), rows, cols, dtype)
+    }
+
+    /// This tensor and `next`, which lies right behind it in the same memory, as one with the rows of both.
+    pub fn joined(&self, next: &Self) -> Option<Self> {
+        let follows = Arc::ptr_eq(&self.buffer, &next.buffer)
+            && self.is_contiguous()
+            && next.is_contiguous()
+            && (self.cols, self.dtype) == (next.cols, next.dtype)
+            && self.offset + self.len() == next.offset;
+        follows.then(|| Self { rows: self.rows + next.rows, stride: self.cols, ..self.clone() })
     }
 
     /// Number of rows.

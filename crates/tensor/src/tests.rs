@@ -50,3 +50,31 @@ fn device_names_round_trip() {
     assert_eq!(Device::Cpu.to_string().parse::<Device>().unwrap(), Device::Cpu);
     assert!("tpu".parse::<Device>().is_err());
 }
+
+#[test]
+fn neighbours_join_and_others_do_not() {
+    let arena = Arena::new();
+    let all = arena.tensor_of(1, 12, &(0..12).map(|x| x as f32).collect::<Vec<_>>());
+    let part = |start, rows: usize| all.columns(start, rows * 3).reshape(rows, 3);
+    let joined = part(0, 1).joined(&part(3, 2)).unwrap();
+    assert_eq!((joined.rows(), joined.cols(), joined.is_contiguous()), (3, 3, true));
+    assert_eq!(joined.to_vec(), all.to_vec()[..9]);
+    assert!(part(3, 2).joined(&part(0, 1)).is_none());
+    assert!(part(0, 1).joined(&part(6, 1)).is_none());
+    assert!(part(0, 1).joined(&arena.tensor(1, 3, DType::F32)).is_none());
+    assert!(part(0, 2).joined(&all.columns(6, 4).reshape(2, 2)).is_none());
+}
+
+#[test]
+fn foreign_memory_lives_as_long_as_its_tensors() {
+    let owner = std::sync::Arc::new(vec![1f32, 2.0, 3.0, 4.0]);
+    let ptr = std::ptr::NonNull::new(owner.as_ptr() as *mut u8).unwrap();
+    // SAFETY: four floats that the vector keeps; nobody writes.
+    let tensor = unsafe { Tensor::foreign(ptr, owner.clone(), 2, 2, DType::F32) };
+    let row = tensor.row_range(1, 1);
+    drop(tensor);
+    assert_eq!(std::sync::Arc::strong_count(&owner), 2);
+    assert_eq!(row.to_vec(), [3.0, 4.0]);
+    drop(row);
+    assert_eq!(std::sync::Arc::strong_count(&owner), 1);
+}

@@ -5,7 +5,7 @@ use super::{Shared, scores};
 use crate::{
     cache::CacheStep,
     error::WeightError,
-    position::Position,
+    position::Rotary,
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
     weights::{Param, Scope},
@@ -23,9 +23,12 @@ pub(super) struct KeyValueSizes {
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
     pub(super) width: usize,
-    pub(super) position: Position,
-    pub(super) rope_theta: f64,
+    pub(super) rotary: Rotary,
     pub(super) softmax_scale: Option<f64>,
+    /// Tokens that a token sees.
+    pub(super) window: Option<usize>,
+    /// Whether each head's queries and keys are normalised.
+    pub(super) qk_norm: bool,
 }
 
 /// The attention behind the projections.
@@ -33,6 +36,8 @@ pub(super) struct KeyValue {
     heads: usize,
     kv_heads: usize,
     width: usize,
+    norms: Option<[Param; 2]>,
+    eps: f32,
     rope: Option<Arc<RopeTable>>,
     args: AttentionArgs,
     o_proj: Param,
@@ -40,19 +45,35 @@ pub(super) struct KeyValue {
 
 impl KeyValue {
     pub(super) fn new(sizes: KeyValueSizes, scope: &Scope<'_>, shared: &Shared) -> Result<Self, WeightError> {
-        let KeyValueSizes { heads, kv_heads, width, position, rope_theta, softmax_scale } = sizes;
+        let KeyValueSizes { heads, kv_heads, width, rotary, softmax_scale, window, qk_norm } = sizes;
+        let norms = match qk_norm {
+            true => Some([scope.get("q_norm.weight")?, scope.get("k_norm.weight")?]),
+            false => None,
+        };
         Ok(Self {
             heads,
             kv_heads,
             width,
-            rope: shared.rope.get(position, width, rope_theta),
-            args: scores(softmax_scale, width, position, heads),
+            norms,
+            eps: shared.rms_norm_eps,
+            rope: shared.rope.get(rotary, width),
+            args: AttentionArgs { window, ..scores(softmax_scale, width, rotary.position, heads) },
             o_proj: scope.get("o_proj.weight")?,
         })
     }
 
+    fn normalise(&self, tape: &mut Tape, [q, k, v]: [Var; 3]) -> [Var; 3] {
+        match &self.norms {
+            None => [q, k, v],
+            Some([q_norm, k_norm]) => {
+                [tape.rms_norm(&q, q_norm, self.eps), tape.rms_norm(&k, k_norm, self.eps), v]
+            }
+        }
+    }
+
     /// Whole sequences: queries [T, m * width], keys and values [T, g * width], not yet rotated.
-    pub(super) fn train(&self, tape: &mut Tape, [q, k, v]: [Var; 3], sequences: &Sequences) -> Var {
+    pub(super) fn train(&self, tape: &mut Tape, qkv: [Var; 3], sequences: &Sequences) -> Var {
+        let [q, k, v] = self.normalise(tape, qkv);
         if let Some(rope) = &self.rope {
             tape.rope_in_place(&q, RopeHeads::adjacent(self.heads, self.width), rope, sequences);
             tape.rope_in_place(&k, RopeHeads::adjacent(self.kv_heads, self.width), rope, sequences);
@@ -65,7 +86,7 @@ impl KeyValue {
 
     /// New tokens of one sequence: their rotated keys and their values go into planes 0 and 1 of the cache.
     pub(super) fn decode(&self, tape: &mut Tape, qkv: [Var; 3], step: &CacheStep<'_>) -> Var {
-        let [mut q, mut k, v] = qkv.map(|var| var.value().clone());
+        let [mut q, mut k, v] = self.normalise(tape, qkv).map(|var| var.value().clone());
         if let Some(rope) = &self.rope {
             for (x, heads) in [(&mut q, self.heads), (&mut k, self.kv_heads)] {
                 let heads = RopeHeads::adjacent(heads, self.width);
@@ -82,6 +103,7 @@ impl KeyValue {
             past: step.past,
             scale: self.args.scale,
             alibi: self.args.alibi.as_deref(),
+            window: self.args.window,
             rotate: None,
         };
         attention::cached(Heads::packed(&q, self.heads), &cached, Heads::packed(&mixed, self.heads));

@@ -10,11 +10,12 @@ use super::{
 };
 use crate::{
     cache::CacheStep,
+    config::LocalConfig,
     error::{ConfigError, WeightError, positive},
-    position::{self, Position},
+    position::{self, Position, RopeScaling, Rotary},
     sequences::Sequences,
     tape::{Tape, Var},
-    weights::{Declarations, Param, Scope},
+    weights::{Declarations, Projection, Scope},
 };
 use keyfold_core::{CacheLayout, Capacity, Cost, Plane};
 use serde::{Deserialize, Serialize};
@@ -39,9 +40,15 @@ pub struct MfaConfig {
     /// Base of the rotary frequencies.
     #[serde(default = "position::default_theta")]
     pub rope_theta: f64,
+    /// How the rotary frequencies were changed for longer sequences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     /// Factor on scores; C^-0.5 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub softmax_scale: Option<f64>,
+    /// Tokens that a token sees, itself included; all before it by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
 }
 
 pub(super) fn yes() -> bool {
@@ -54,6 +61,10 @@ impl MfaConfig {
         self.query_rank.unwrap_or(self.head_dim)
     }
 
+    fn rotary(&self) -> Rotary {
+        Rotary { scaling: self.rope_scaling, ..Rotary::plain(self.position, self.rope_theta) }
+    }
+
     fn query(&self) -> QuerySizes {
         QuerySizes { heads: self.heads, head_dim: self.head_dim, rank: self.rank(), norm: self.query_norm }
     }
@@ -63,12 +74,13 @@ impl MfaConfig {
             heads: self.heads,
             kv_heads: 1,
             width: self.head_dim,
-            position: self.position,
-            rope_theta: self.rope_theta,
+            rotary: self.rotary(),
             softmax_scale: self.softmax_scale,
+            window: self.window,
+            qk_norm: false,
         };
         Ok(Module {
-            down: scope.span(&["q_proj.weight", "k_proj.weight", "v_proj.weight"])?,
+            down: scope.project(&["q_proj.weight", "k_proj.weight", "v_proj.weight"])?,
             widths: [self.rank(), self.head_dim, self.head_dim],
             query: Query::new(self.query(), scope, shared)?,
             core: KeyValue::new(sizes, scope, shared)?,
@@ -81,7 +93,8 @@ impl Design for MfaConfig {
         positive("heads", self.heads)?;
         positive("head_dim", self.head_dim)?;
         positive("query_rank", self.rank())?;
-        position::validate(self.position, self.rope_theta, self.head_dim, "head_dim")?;
+        positive("window", self.window.unwrap_or(1))?;
+        self.rotary().validate(self.head_dim, "head_dim")?;
         position::validate_scale(self.softmax_scale)
     }
 
@@ -128,8 +141,16 @@ impl Design for MfaConfig {
             query_norm: true,
             position: Position::Rope,
             rope_theta: position::ROPE_THETA,
+            rope_scaling: None,
             softmax_scale: None,
+            window: None,
         }
+    }
+
+    fn windowed(&self, local: &LocalConfig) -> Option<Self> {
+        let rope_theta = local.rope_theta.unwrap_or(self.rope_theta);
+        let rope_scaling = self.rope_scaling.filter(|_| local.rope_theta.is_none());
+        Some(Self { window: Some(local.window), rope_theta, rope_scaling, ..self.clone() })
     }
 
     fn training(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Box<dyn Attention>, WeightError> {
@@ -142,7 +163,7 @@ impl Design for MfaConfig {
 }
 
 struct Module {
-    down: Param,
+    down: Projection,
     /// Columns of latent queries, keys and values.
     widths: [usize; 3],
     query: Query,
@@ -152,7 +173,7 @@ struct Module {
 impl Module {
     /// Queries [T, m * C], keys and values [T, C] of `x`.
     fn project(&self, tape: &mut Tape, x: &Var) -> [Var; 3] {
-        let down = tape.linear(x, &self.down);
+        let down = tape.project(x, &self.down);
         let [latent, k, v] = tape.split(down, self.widths);
         [self.query.forward(tape, &latent), k, v]
     }

@@ -13,10 +13,10 @@ use super::{
 use crate::{
     cache::CacheStep,
     error::{ConfigError, WeightError, positive},
-    position::{self, Position},
+    position::{self, Position, Rotary},
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
-    weights::{Declarations, Init, Param, Scope},
+    weights::{Declarations, Init, Param, Projection, Scope},
 };
 use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
 use keyfold_ops::{
@@ -102,7 +102,7 @@ impl MfaKrConfig {
         let matrix = if self.reuse == Reuse::Vanilla { None } else { Some(scope.get("value_proj.weight")?) };
         let gate = if self.reuse == Reuse::Gated { Some(scope.get("value_gate")?) } else { None };
         Ok(Module {
-            down: scope.span(&["q_proj.weight", "k_proj.weight"])?,
+            down: scope.project(&["q_proj.weight", "k_proj.weight"])?,
             query: Query::new(self.query(), scope, shared)?,
             map: ValueMap { reuse: self.reuse, matrix, gate },
             o_proj: scope.get("o_proj.weight")?,
@@ -110,7 +110,7 @@ impl MfaKrConfig {
             width: self.head_dim,
             rank: self.rank(),
             reuse_from: self.reuse_from,
-            rope: shared.rope.get(self.position, self.head_dim, self.rope_theta),
+            rope: shared.rope.get(Rotary::plain(self.position, self.rope_theta), self.head_dim),
             args: scores(self.softmax_scale, self.head_dim, self.position, self.heads),
         })
     }
@@ -129,7 +129,7 @@ impl Design for MfaKrConfig {
                 found,
             ));
         }
-        position::validate(self.position, self.rope_theta, self.head_dim, "head_dim")?;
+        Rotary::plain(self.position, self.rope_theta).validate(self.head_dim, "head_dim")?;
         position::validate_scale(self.softmax_scale)
     }
 
@@ -245,7 +245,7 @@ impl ValueMap {
 }
 
 struct Module {
-    down: Param,
+    down: Projection,
     query: Query,
     map: ValueMap,
     o_proj: Param,
@@ -260,7 +260,7 @@ struct Module {
 impl Module {
     /// Queries [T, m * C] and keys [T, C] of `x`.
     fn project(&self, tape: &mut Tape, x: &Var) -> [Var; 2] {
-        let down = tape.linear(x, &self.down);
+        let down = tape.project(x, &self.down);
         let [latent, k] = tape.split(down, [self.rank, self.width]);
         [self.query.forward(tape, &latent), k]
     }
@@ -329,6 +329,7 @@ impl CachedAttention for Decoding {
             past: step.past,
             scale: module.args.scale,
             alibi: module.args.alibi.as_deref(),
+            window: None,
             rotate: module.rope.as_deref().filter(|_| module.reuse_from == ReuseFrom::PreRope),
         };
         attention::cached(Heads::packed(&q, heads), &cached, Heads::packed(&mixed, heads));

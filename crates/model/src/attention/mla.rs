@@ -9,16 +9,16 @@ use super::{Attention, CachedAttention, Design, Scale, Shared, mfa::yes, scores}
 use crate::{
     cache::CacheStep,
     error::{ConfigError, WeightError, positive},
-    position::{self, Position},
+    position::{self, Position, RopeScaling, Rotary},
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
-    weights::{Declarations, Init, Param, Scope},
+    weights::{Declarations, Init, Param, Projection, Scope},
 };
 use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
 use keyfold_ops::{
     attention::{self, Cached, Heads},
     cast, linear,
-    rope::{self, Heads as RopeHeads, Positions, RopeTable},
+    rope::{self, Heads as RopeHeads, Pairing, Positions, RopeTable},
 };
 use keyfold_tensor::{Arena, Tensor};
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,12 @@ pub struct MlaConfig {
     /// Base of the rotary frequencies.
     #[serde(default = "position::default_theta")]
     pub rope_theta: f64,
+    /// How the rotary frequencies were changed for longer sequences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+    /// Whether rotated pairs are neighbours (DeepSeek's checkpoints) instead of halves apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rope_interleaved: bool,
     /// Factor on scores; (n + p)^-0.5 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub softmax_scale: Option<f64>,
@@ -63,6 +69,11 @@ fn latent_eps() -> f64 {
 }
 
 impl MlaConfig {
+    fn rotary(&self) -> Rotary {
+        let pairing = if self.rope_interleaved { Pairing::Interleaved } else { Pairing::HalfSplit };
+        Rotary { scaling: self.rope_scaling, pairing, ..Rotary::plain(self.position, self.rope_theta) }
+    }
+
     fn q_width(&self) -> usize {
         self.heads * (self.qk_nope_head_dim + self.qk_rope_head_dim)
     }
@@ -75,10 +86,10 @@ impl MlaConfig {
         let norm = |name| if self.latent_norm { scope.get(name).map(Some) } else { Ok(None) };
         let (down, q_up) = match self.q_lora_rank {
             Some(_) => {
-                let down = scope.span(&["q_a_proj.weight", "kv_a_proj_with_mqa.weight"])?;
+                let down = scope.project(&["q_a_proj.weight", "kv_a_proj_with_mqa.weight"])?;
                 (down, Some((norm("q_a_layernorm.weight")?, scope.get("q_b_proj.weight")?)))
             }
-            None => (scope.span(&["q_proj.weight", "kv_a_proj_with_mqa.weight"])?, None),
+            None => (scope.project(&["q_proj.weight", "kv_a_proj_with_mqa.weight"])?, None),
         };
         let width = self.qk_nope_head_dim + self.qk_rope_head_dim;
         Ok(Module {
@@ -88,7 +99,7 @@ impl MlaConfig {
             kv_b: scope.get("kv_b_proj.weight")?,
             o_proj: scope.get("o_proj.weight")?,
             sizes: self.clone(),
-            rope: shared.rope.get(self.position, self.qk_rope_head_dim, self.rope_theta),
+            rope: shared.rope.get(self.rotary(), self.qk_rope_head_dim),
             args: scores(self.softmax_scale, width, self.position, self.heads),
         })
     }
@@ -112,7 +123,7 @@ impl Design for MlaConfig {
                 self.latent_norm_eps,
             ));
         }
-        position::validate(self.position, self.rope_theta, self.qk_rope_head_dim, "qk_rope_head_dim")?;
+        self.rotary().validate(self.qk_rope_head_dim, "qk_rope_head_dim")?;
         position::validate_scale(self.softmax_scale)
     }
 
@@ -182,6 +193,8 @@ impl Design for MlaConfig {
             latent_norm_eps: latent_eps(),
             position: Position::Rope,
             rope_theta: position::ROPE_THETA,
+            rope_scaling: None,
+            rope_interleaved: false,
             softmax_scale: None,
         }
     }
@@ -196,7 +209,7 @@ impl Design for MlaConfig {
 }
 
 struct Module {
-    down: Param,
+    down: Projection,
     /// Norm and up projection of factorised queries.
     q_up: Option<(Option<Param>, Param)>,
     kv_norm: Option<Param>,
@@ -212,7 +225,7 @@ impl Module {
     fn project(&self, tape: &mut Tape, x: &Var) -> [Var; 3] {
         let sizes = &self.sizes;
         let q_width = sizes.q_lora_rank.unwrap_or(sizes.q_width());
-        let down = tape.linear(x, &self.down);
+        let down = tape.project(x, &self.down);
         let [q, latent, k_rope] = tape.split(down, [q_width, sizes.kv_lora_rank, sizes.qk_rope_head_dim]);
         let norm = |tape: &mut Tape, x: Var, gain: &Option<Param>| match gain {
             Some(gain) => tape.rms_norm(&x, gain, sizes.latent_norm_eps as f32),
@@ -323,6 +336,7 @@ impl CachedAttention for Absorbed {
             past: step.past,
             scale: module.args.scale,
             alibi: module.args.alibi.as_deref(),
+            window: None,
             rotate: None,
         };
         attention::cached(Heads::packed(&absorbed, sizes.heads), &cached, Heads::packed(&read, sizes.heads));

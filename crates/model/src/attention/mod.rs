@@ -11,7 +11,7 @@ mod mla;
 mod query;
 mod tpa;
 
-pub use grouped::{GqaConfig, MhaConfig, MqaConfig};
+pub use grouped::{GqaConfig, Grouped, MhaConfig, MqaConfig};
 pub use mfa::MfaConfig;
 pub use mfa_kr::{MfaKrConfig, Reuse, ReuseFrom};
 pub use mla::MlaConfig;
@@ -19,6 +19,7 @@ pub use tpa::TpaConfig;
 
 use crate::{
     cache::CacheStep,
+    config::LocalConfig,
     error::{ConfigError, WeightError},
     position::{self, Position, RopeTables},
     sequences::Sequences,
@@ -54,6 +55,14 @@ pub trait Design {
     where
         Self: Sized;
 
+    /// The same design where tokens see a window only; `None` if it has no such form.
+    fn windowed(&self, _local: &LocalConfig) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// A sensible member of this design for a model of `scale`, as a comparison takes it.
     fn preset(scale: &Scale) -> Self
     where
@@ -80,6 +89,7 @@ fn scores(scale: Option<f64>, width: usize, position: Position, heads: usize) ->
     AttentionArgs {
         scale: scale.unwrap_or((width as f64).powf(-0.5)) as f32,
         alibi: position::slopes(position, heads),
+        window: None,
     }
 }
 
@@ -150,6 +160,11 @@ macro_rules! designs {
             #[must_use]
             pub fn with_heads(&self, heads: usize) -> Self {
                 match self { $(Self::$variant(config) => Self::$variant(config.with_heads(heads))),+ }
+            }
+
+            /// The same design where tokens see a window only; `None` if it has no such form.
+            pub fn windowed(&self, local: &LocalConfig) -> Option<Self> {
+                match self { $(Self::$variant(config) => config.windowed(local).map(Self::$variant)),+ }
             }
 
             /// What every design answers.

@@ -7,10 +7,10 @@ use super::{Attention, CachedAttention, Design, Scale, Shared, scores};
 use crate::{
     cache::CacheStep,
     error::{ConfigError, WeightError, positive},
-    position::{self, Position},
+    position::{self, Position, Rotary},
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
-    weights::{Declarations, Param, Scope},
+    weights::{Declarations, Param, Projection, Scope},
 };
 use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
 use keyfold_ops::{
@@ -63,10 +63,10 @@ impl TpaConfig {
 
     fn module(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Module, WeightError> {
         Ok(Module {
-            factors: scope.span(&FACTORS)?,
+            factors: scope.project(&FACTORS)?,
             o_proj: scope.get("o_proj.weight")?,
             sizes: self.clone(),
-            rope: shared.rope.get(self.position, self.head_dim, self.rope_theta),
+            rope: shared.rope.get(Rotary::plain(self.position, self.rope_theta), self.head_dim),
             args: scores(self.softmax_scale, self.head_dim, self.position, self.heads),
         })
     }
@@ -95,7 +95,7 @@ impl Design for TpaConfig {
         positive("query_rank", self.query_rank)?;
         positive("key_rank", self.key_rank)?;
         positive("value_rank", self.value_rank)?;
-        position::validate(self.position, self.rope_theta, self.head_dim, "head_dim")?;
+        Rotary::plain(self.position, self.rope_theta).validate(self.head_dim, "head_dim")?;
         position::validate_scale(self.softmax_scale)
     }
 
@@ -164,7 +164,7 @@ impl Design for TpaConfig {
 }
 
 struct Module {
-    factors: Param,
+    factors: Projection,
     o_proj: Param,
     sizes: TpaConfig,
     rope: Option<Arc<RopeTable>>,
@@ -173,7 +173,7 @@ struct Module {
 
 impl Module {
     fn project(&self, tape: &mut Tape, x: &Var) -> [Var; 6] {
-        let factors = tape.linear(x, &self.factors);
+        let factors = tape.project(x, &self.factors);
         tape.split(factors, self.sizes.widths())
     }
 }

@@ -1,14 +1,38 @@
 //! `[model]`: the shape of a decoder language model.
 
+mod local;
+mod moe;
+
+pub use local::LocalConfig;
+pub use moe::{MoeConfig, RouterScoring};
+
 use crate::{
     attention::AttentionConfig,
     error::{ConfigError, positive},
-    weights::{Declarations, Declared, Init, InitConfig},
+    weights::{Declarations, Declared, Init, InitConfig, Part},
 };
 use keyfold_core::DType;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
-/// A pre-norm decoder: embedding, layers of attention and SwiGLU MLP, final norm, output head. Keys are named as in
+/// The activation of an MLP's gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// SwiGLU (arXiv 2002.05202).
+    #[default]
+    Silu,
+    /// GeGLU with the tanh form of GELU.
+    GeluTanh,
+}
+
+impl Activation {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A pre-norm decoder: embedding, layers of attention and gated MLP, final norm, output head. Keys are named as in
 /// Hugging Face configurations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +57,21 @@ pub struct ModelConfig {
     /// Initialisation.
     #[serde(default)]
     pub init: InitConfig,
+    /// Activation of the MLPs.
+    #[serde(default, skip_serializing_if = "Activation::is_default")]
+    pub activation: Activation,
+    /// Whether what attention and MLP add to the residual stream is normalised too (Gemma).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub post_norms: bool,
+    /// Factor on token embeddings (Gemma: the square root of the width); 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_scale: Option<f64>,
+    /// Layers whose MLP is a mixture of experts; none by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moe: Option<MoeConfig>,
+    /// Layers whose attention sees a window only; none by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalConfig>,
     /// The attention of every layer.
     pub attention: AttentionConfig,
 }
@@ -73,25 +112,52 @@ impl ModelConfig {
                 return Err(ConfigError::value(key, "a finite number of at least 0", std));
             }
         }
+        if let Some(scale) = self.embedding_scale.filter(|scale| !(scale.is_finite() && *scale > 0.0)) {
+            return Err(ConfigError::value("embedding_scale", "a finite number above 0", scale));
+        }
         self.validate_sizes()?;
         self.attention.design().validate().map_err(|error| error.under("attention"))?;
+        if let Some(moe) = &self.moe {
+            moe.validate(self.num_hidden_layers).map_err(|error| error.under("moe"))?;
+        }
+        if let Some(local) = &self.local {
+            local.validate(self.num_hidden_layers).map_err(|error| error.under("local"))?;
+            let windowed = self.attention.windowed(local).ok_or_else(|| {
+                let expected = "mha, mqa, gqa or mfa: other designs have no windows";
+                ConfigError::value("attention.kind", expected, self.attention.kind())
+            })?;
+            windowed.design().validate().map_err(|error| error.under("local"))?;
+        }
         self.declare().map(drop)
     }
 
     /// Bounds every size before any product of them is formed.
     fn validate_sizes(&self) -> Result<(), ConfigError> {
-        let tree = serde_json::to_value(self).unwrap_or_default();
-        let attention = tree.get("attention").and_then(|node| node.as_object().cloned()).unwrap_or_default();
-        let own = tree.as_object().cloned().unwrap_or_default();
-        for (prefix, node) in [("", own), ("attention.", attention)] {
-            for (key, value) in node {
+        fn check(prefix: &str, node: &serde_json::Value) -> Result<(), ConfigError> {
+            for (key, value) in node.as_object().into_iter().flatten() {
+                check(&format!("{prefix}{key}."), value)?;
                 if value.as_u64().is_some_and(|size| size > MAX_SIZE) {
                     let expected = format!("at most {MAX_SIZE}");
                     return Err(ConfigError::value(format!("{prefix}{key}"), expected, value));
                 }
             }
+            Ok(())
         }
-        Ok(())
+        check("", &serde_json::to_value(self).unwrap_or_default())
+    }
+
+    /// The attention of layer `layer`: where the layer is local, with its window.
+    pub fn layer_attention(&self, layer: usize) -> Cow<'_, AttentionConfig> {
+        let local = self.local.as_ref().filter(|local| local.layers.contains(&layer));
+        match local.and_then(|local| self.attention.windowed(local)) {
+            Some(windowed) => Cow::Owned(windowed),
+            None => Cow::Borrowed(&self.attention),
+        }
+    }
+
+    /// The mixture of experts of layer `layer`, if it has one.
+    pub fn layer_moe(&self, layer: usize) -> Option<&MoeConfig> {
+        self.moe.as_ref().filter(|moe| moe.covers(layer))
     }
 
     /// Every weight of the model, in storage order.
@@ -99,26 +165,58 @@ impl ModelConfig {
     /// # Errors
     /// When their sizes overflow.
     pub fn declare(&self) -> Result<Vec<Declared>, ConfigError> {
-        let (hidden, layers) = (self.hidden_size, self.num_hidden_layers);
+        let hidden = self.hidden_size;
         let mut list = Declarations::new(self.init);
-        list.table("model.embed_tokens.weight", self.vocab_size, hidden)?;
-        for layer in 0..layers {
-            list.scoped(&format!("model.layers.{layer}."), |list| {
-                list.vector("input_layernorm.weight", hidden, Init::Ones)?;
-                list.scoped("self_attn.", |list| self.attention.design().declare(hidden, layers, list))?;
-                list.vector("post_attention_layernorm.weight", hidden, Init::Ones)?;
-                list.scoped("mlp.", |list| {
-                    list.matrix("gate_proj.weight", self.intermediate_size, hidden)?;
-                    list.matrix("up_proj.weight", self.intermediate_size, hidden)?;
-                    list.output("down_proj.weight", hidden, self.intermediate_size, layers)
-                })
-            })?;
+        list.part(Part::Embedding, |list| list.table("model.embed_tokens.weight", self.vocab_size, hidden))?;
+        for layer in 0..self.num_hidden_layers {
+            list.scoped(&format!("model.layers.{layer}."), |list| self.declare_layer(layer, list))?;
         }
         list.vector("model.norm.weight", hidden, Init::Ones)?;
         if !self.tie_word_embeddings {
-            list.table("lm_head.weight", self.vocab_size, hidden)?;
+            list.part(Part::Head, |list| list.table("lm_head.weight", self.vocab_size, hidden))?;
         }
         Ok(list.finish())
+    }
+
+    fn declare_layer(&self, layer: usize, list: &mut Declarations) -> Result<(), ConfigError> {
+        let (hidden, layers) = (self.hidden_size, self.num_hidden_layers);
+        list.vector("input_layernorm.weight", hidden, Init::Ones)?;
+        list.part(Part::Attention, |list| {
+            list.scoped("self_attn.", |list| {
+                self.layer_attention(layer).design().declare(hidden, layers, list)
+            })
+        })?;
+        list.vector("post_attention_layernorm.weight", hidden, Init::Ones)?;
+        if self.post_norms {
+            list.vector("pre_feedforward_layernorm.weight", hidden, Init::Ones)?;
+            list.vector("post_feedforward_layernorm.weight", hidden, Init::Ones)?;
+        }
+        let mlp = |list: &mut Declarations, prefix: &str, part: Part, width: usize| {
+            list.part(part, |list| {
+                list.scoped(prefix, |list| {
+                    list.matrix("gate_proj.weight", width, hidden)?;
+                    list.matrix("up_proj.weight", width, hidden)?;
+                    list.output("down_proj.weight", hidden, width, layers)
+                })
+            })
+        };
+        let Some(moe) = self.layer_moe(layer) else {
+            return mlp(list, "mlp.", Part::Mlp, self.intermediate_size);
+        };
+        list.part(Part::Router, |list| {
+            list.matrix("mlp.gate.weight", moe.experts, hidden)?;
+            match moe.choice_bias {
+                true => list.vector("mlp.gate.e_score_correction_bias", moe.experts, Init::Zeros),
+                false => Ok(()),
+            }
+        })?;
+        for expert in 0..moe.experts {
+            mlp(list, &format!("mlp.experts.{expert}."), Part::Experts, moe.expert_size)?;
+        }
+        if moe.shared_size > 0 {
+            mlp(list, "mlp.shared_experts.", Part::SharedExperts, moe.shared_size)?;
+        }
+        Ok(())
     }
 
     /// Number of parameters.

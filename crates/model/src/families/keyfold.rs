@@ -1,12 +1,12 @@
 //! `KeyfoldForCausalLM`: the project's own configuration tree, which expresses every model.
 
-use super::{Family, read::Keys};
+use super::{Family, Names, read::Keys};
 use crate::{config::ModelConfig, error::ConfigError};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub(super) const FAMILY: Family =
-    Family { model_type: "keyfold", architecture: "KeyfoldForCausalLM", write, read };
+    Family { model_type: "keyfold", architecture: "KeyfoldForCausalLM", write, read, names: Names::PLAIN };
 
 /// Keys of `config.json` that are not part of the tree.
 const ENVELOPE: [&str; 3] = ["model_type", "architectures", "torch_dtype"];

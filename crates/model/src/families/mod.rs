@@ -4,11 +4,18 @@
 //! A model is written in the first family that can express it, so that other software can open it; the project's own
 //! family expresses everything.
 
-mod deepseek_v3;
+mod common;
+mod deepseek;
+mod gemma3;
 mod keyfold;
 mod llama;
+mod names;
+mod qwen;
 mod read;
+mod rope;
 mod step3_text;
+
+pub use names::{Names, Place};
 
 use crate::{config::ModelConfig, error::ConfigError};
 use keyfold_core::DType;
@@ -24,10 +31,26 @@ pub struct Family {
     write: fn(&ModelConfig) -> Option<Map<String, Value>>,
     /// The model that this family's keys describe.
     read: fn(&read::Keys<'_>) -> Result<ModelConfig, ConfigError>,
+    /// How weights are named and stored.
+    pub names: Names,
 }
 
 /// All families; the first that can express a model writes it.
-pub const FAMILIES: &[Family] = &[llama::FAMILY, step3_text::FAMILY, deepseek_v3::FAMILY, keyfold::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    llama::LLAMA,
+    llama::MISTRAL,
+    qwen::QWEN2,
+    qwen::QWEN3,
+    qwen::QWEN3_MOE,
+    gemma3::FAMILY,
+    step3_text::FAMILY,
+    deepseek::V3,
+    deepseek::V2,
+    keyfold::FAMILY,
+];
+
+/// Model types that wrap a language model of another type, described under `text_config`.
+const WRAPPERS: [&str; 3] = ["gemma3", "step3_vl", "mistral3"];
 
 /// The family that a model is written in.
 pub fn of(config: &ModelConfig) -> &'static Family {
@@ -51,19 +74,32 @@ pub fn write(config: &ModelConfig, dtype: DType) -> Value {
     Value::Object(keys)
 }
 
-/// The model that a `config.json` describes.
+/// The model that a `config.json` describes, and the family it is written in.
 ///
 /// # Errors
 /// When its `model_type` is not known, or a key is missing or has a value that this software does not support.
-pub fn read(json: &Value) -> Result<ModelConfig, ConfigError> {
+pub fn read_with_family(json: &Value) -> Result<(ModelConfig, &'static Family), ConfigError> {
     let keys = read::Keys::new(json)?;
     let model_type: String = keys.required("model_type")?;
+    if WRAPPERS.contains(&model_type.as_str())
+        && let Some(text) = json.get("text_config")
+    {
+        return read_with_family(text).map_err(|error| error.under("text_config"));
+    }
     let known = || FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
     let family = FAMILIES
         .iter()
         .find(|family| family.model_type == model_type)
         .ok_or_else(|| ConfigError::value("model_type", format!("one of {}", known()), &model_type))?;
-    (family.read)(&keys)
+    Ok(((family.read)(&keys)?, family))
+}
+
+/// As [`read_with_family`], the model alone.
+///
+/// # Errors
+/// As [`read_with_family`].
+pub fn read(json: &Value) -> Result<ModelConfig, ConfigError> {
+    read_with_family(json).map(|(config, _)| config)
 }
 
 #[cfg(test)]

@@ -49,17 +49,15 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The rotary base: `rope_theta`, or `rope_parameters.rope_theta` as newer files have it.
-    pub(super) fn rope_theta(&self) -> Result<Option<f64>, ConfigError> {
-        if let Some(theta) = self.optional("rope_theta")? {
-            return Ok(Some(theta));
+    /// An object inside this one, if it is there.
+    pub(super) fn nested(&self, key: &str) -> Result<Option<Keys<'a>>, ConfigError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_object() {
+                Some(object) => Ok(Some(Keys(object))),
+                None => Err(ConfigError::value(key, "a JSON object", kind(value))),
+            },
         }
-        let Some(parameters) = self.0.get("rope_parameters").filter(|value| !value.is_null()) else {
-            return Ok(None);
-        };
-        let parameters = Keys::new(parameters).map_err(|error| error.under("rope_parameters"))?;
-        parameters.only("rope_type", &["default".into()]).map_err(|error| error.under("rope_parameters"))?;
-        parameters.optional("rope_theta").map_err(|error| error.under("rope_parameters"))
     }
 }
 

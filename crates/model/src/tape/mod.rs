@@ -10,6 +10,7 @@
 //! * a gradient that flows unchanged into two places (a residual sum) is shared, and copied only if one of them adds to it.
 
 mod gradients;
+mod moe;
 mod ops;
 
 pub use gradients::Gradients;

@@ -3,13 +3,19 @@
 //! Shapes: T tokens (batch * seq rows), H hidden, N heads, d head width, V vocabulary.
 
 use super::{Saved, Slot, Tape, Var, gradients::Parent};
-use crate::{sequences::Sequences, weights::Param};
+use crate::{
+    sequences::Sequences,
+    weights::{Param, Projection},
+};
 use keyfold_core::DType;
 use keyfold_ops::{
+    add,
     attention::{self, Gradient, Heads},
-    cross_entropy, embedding, linear, mla_keys, rms_norm,
+    cross_entropy, embedding,
+    glu::{self, Activation},
+    linear, mla_keys, rms_norm,
     rope::{self, Heads as RopeHeads, Positions, RopeTable},
-    silu_mul, tpa,
+    tpa,
     value_map::{self, GateGradient},
 };
 use keyfold_tensor::Tensor;
@@ -69,6 +75,8 @@ pub struct AttentionArgs {
     pub scale: f32,
     /// ALiBi slope of each query head.
     pub alibi: Option<Arc<[f32]>>,
+    /// Tokens that a token sees, itself included; all before it by default.
+    pub window: Option<usize>,
 }
 
 /// A weighted sum of token losses.
@@ -118,6 +126,54 @@ impl Tape {
                 linear::backward_input(&d_out, &w.value, &mut dx, accumulate);
             });
         }
+        out
+    }
+
+    /// `x` [T, in] through all matrices of `w`, outputs side by side: [T, sum of out].
+    pub fn project(&mut self, x: &Var, w: &Projection) -> Var {
+        let out = self.output(x.value.rows(), w.outputs());
+        let mut column = 0;
+        for part in &w.parts {
+            let width = part.value.rows();
+            let mut columns = out.value.columns(column, width);
+            let bias = w.bias.as_ref().map(|bias| bias.value.columns(column, width));
+            linear::forward(&x.value, &part.value, bias.as_ref(), &mut columns, false);
+            column += width;
+        }
+        if self.recording {
+            let (saved, from, to, w) = (self.save(&x.value), Slot::of(x), Slot::of(&out), w.clone());
+            self.record(move |g| {
+                let Some(d_out) = g.take(&to) else { return };
+                if let Some(mut grad) = w.bias.and_then(|bias| bias.grad) {
+                    linear::backward_bias(&d_out, &mut grad, true);
+                }
+                let x = saved.load(g.arena());
+                let mut column = 0;
+                for part in w.parts {
+                    let width = part.value.rows();
+                    let d_out = d_out.columns(column, width);
+                    if let Some(mut grad) = part.grad {
+                        linear::backward_weight(&d_out, &x, &mut grad, true);
+                    }
+                    let (mut dx, accumulate) = g.target(&from);
+                    linear::backward_input(&d_out, &part.value, &mut dx, accumulate);
+                    column += width;
+                }
+            });
+        }
+        out
+    }
+
+    /// `factor * x`.
+    pub fn scale(&mut self, x: &Var, factor: f32) -> Var {
+        let mut out = self.output(x.value.rows(), x.value.cols());
+        add::scale(&x.value, factor, &mut out.value, false);
+        let (from, to) = (Slot::of(x), Slot::of(&out));
+        self.record(move |g| {
+            let Some(d_out) = g.take(&to) else { return };
+            let (mut dx, accumulate) = g.target(&from);
+            add::scale(&d_out, factor, &mut dx, accumulate);
+        });
         out
     }
 
@@ -262,7 +318,8 @@ impl Tape {
     ) -> Var {
         let out = self.output(q.var.value.rows(), q.count * v.width);
         let mut lse = self.arena.tensor(sequences.batch * q.count, sequences.seq, DType::F32);
-        let shape = attention_shape(args, sequences);
+        let starts = visible_starts(args, sequences);
+        let shape = attention_shape(args, sequences, starts.as_deref());
         let packed = |tensor| Heads { tensor, count: q.count, width: v.width, stride: v.width };
         attention::forward(q.heads(), k.heads(), v.heads(), &shape, packed(&out.value), &mut lse);
         if self.recording {
@@ -287,7 +344,7 @@ impl Tape {
                     packed(&out),
                     packed(&d_out),
                     &lse,
-                    &attention_shape(&args, &sequences),
+                    &attention_shape(&args, &sequences, starts.as_deref()),
                     Gradient { heads: sq.of(&dq), accumulate: dq_add },
                     Gradient { heads: sk.of(&dk), accumulate: dk_add },
                     Gradient { heads: sv.of(&dv), accumulate: dv_add },
@@ -297,17 +354,17 @@ impl Tape {
         out
     }
 
-    /// `silu(gate) * up` of rows [gate | up] [T, 2F]: [T, F].
-    pub fn silu_mul(&mut self, gate_up: &Var) -> Var {
+    /// `activation(gate) * up` of rows [gate | up] [T, 2F]: [T, F].
+    pub fn glu(&mut self, activation: Activation, gate_up: &Var) -> Var {
         let mut out = self.output(gate_up.value.rows(), gate_up.value.cols() / 2);
-        silu_mul::forward(&gate_up.value, &mut out.value);
+        glu::forward(activation, &gate_up.value, &mut out.value);
         if self.recording {
             let (saved, from, to) = (self.save(&gate_up.value), Slot::of(gate_up), Slot::of(&out));
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 // The activation has this one use, so its gradient may take its place.
                 let mut d_gate_up = saved.load(g.arena());
-                silu_mul::backward(&d_gate_up.clone(), &d_out, &mut d_gate_up);
+                glu::backward(activation, &d_gate_up.clone(), &d_out, &mut d_gate_up);
                 drop(saved);
                 g.add(&from, d_gate_up);
             });
@@ -395,13 +452,28 @@ fn starts<const N: usize>(widths: [usize; N]) -> [usize; N] {
     })
 }
 
-fn attention_shape<'a>(args: &'a AttentionArgs, sequences: &'a Sequences) -> attention::Shape<'a> {
+/// The first key each token sees, within its sequence; `None` if that is everywhere the first.
+fn visible_starts(args: &AttentionArgs, sequences: &Sequences) -> Option<Arc<[u32]>> {
+    match args.window.filter(|window| *window < sequences.seq) {
+        None => sequences.doc_starts.clone(),
+        Some(window) => {
+            let docs = sequences.doc_starts.as_deref();
+            Some(attention::window_starts(docs, sequences.tokens(), sequences.seq, window).into())
+        }
+    }
+}
+
+fn attention_shape<'a>(
+    args: &'a AttentionArgs,
+    sequences: &Sequences,
+    starts: Option<&'a [u32]>,
+) -> attention::Shape<'a> {
     attention::Shape {
         batch: sequences.batch,
         seq: sequences.seq,
         scale: args.scale,
         alibi: args.alibi.as_deref(),
-        doc_starts: sequences.doc_starts.as_deref(),
+        doc_starts: starts,
     }
 }
 

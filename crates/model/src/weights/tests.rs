@@ -17,12 +17,13 @@ fn adjacent_matrices_are_one_without_a_copy() {
     let weights = Weights::allocate(&Arena::new(), declared(), DType::F32, true);
     let scope = weights.scope("a.");
     // A vector declared in between lies elsewhere, so the matrices stay neighbours.
-    let mut span = scope.span(&["q.weight", "k.weight"]).unwrap();
-    span.value.write(&[1., 2., 3., 4., 5., 6., 7., 8., 9.]);
+    let joined = scope.project(&["q.weight", "k.weight"]).unwrap();
+    let [both] = &joined.parts[..] else { panic!("{} parts", joined.parts.len()) };
+    both.value.clone().write(&[1., 2., 3., 4., 5., 6., 7., 8., 9.]);
     assert_eq!(scope.get("k.weight").unwrap().value.to_vec(), [7., 8., 9.]);
-    assert!(matches!(scope.span(&["k.weight", "q.weight"]), Err(WeightError::NotAdjacent(_))));
-    assert!(matches!(scope.span(&["q.weight", "gain"]), Err(WeightError::NotAdjacent(_))));
-    assert!(matches!(scope.span(&[]), Err(WeightError::NotAdjacent(_))));
+    let reversed = scope.project(&["k.weight", "q.weight"]).unwrap();
+    assert_eq!((reversed.parts.len(), reversed.outputs()), (2, 3));
+    assert!(matches!(scope.project(&["q.weight", "none"]), Err(WeightError::Unknown(_))));
     assert!(matches!(scope.get("missing"), Err(WeightError::Unknown(name)) if name == "a.missing"));
 }
 
@@ -64,4 +65,52 @@ fn sizes_that_overflow_are_refused() {
     let mut list = Declarations::new(InitConfig::default());
     assert!(list.matrix("w", usize::MAX / 2, 3).is_err());
     assert!(list.matrix("w", 1 << 40, 1 << 30).is_err());
+}
+
+#[test]
+fn projections_compute_the_same_in_one_piece_and_in_two() {
+    use crate::tape::Tape;
+    use keyfold_ops::linear;
+    let arena = Arena::poisoned();
+    let mut list = Declarations::new(InitConfig::default());
+    for name in ["q", "k"] {
+        list.matrix(&format!("{name}.weight"), 3, 5).unwrap();
+    }
+    for name in ["q", "k"] {
+        list.vector(&format!("{name}.bias"), 3, Init::Ones).unwrap();
+    }
+    let weights = Weights::allocate(&arena, list.finish(), DType::F32, true);
+    weights.initialise(3);
+    let scope = weights.scope("");
+    let names = |suffix: &'static str| ["q", "k"].map(|name| format!("{name}.{suffix}"));
+    let (matrices, biases) = (names("weight"), names("bias"));
+    let [matrices, biases] = [&matrices, &biases].map(|names| [names[0].as_str(), names[1].as_str()]);
+    let whole = scope.project_biased(&matrices, &biases).unwrap();
+    let parts = matrices.map(|name| scope.get(name).unwrap()).to_vec();
+    let mut split = Projection { parts, ..whole.clone() };
+    assert_eq!((whole.parts.len(), split.parts.len()), (1, 2));
+    let values: Vec<f32> = (0..35).map(|i| (i as f32 * 0.7).sin()).collect();
+    let run = |projection: &Projection, weights: &mut Weights| {
+        weights.zero_grad();
+        let mut tape = Tape::recording(&arena, DType::F32);
+        let x = tape.leaf(arena.tensor_of(7, 5, &values));
+        let y = tape.project(&x, projection);
+        let out = y.value().to_vec();
+        let seed = arena.tensor_of(7, 6, &(0..42).map(|i| (i as f32).cos()).collect::<Vec<_>>());
+        let dx = tape.backward(vec![(y, seed)]).of(&x).unwrap().to_vec();
+        let grads = [&weights.matrices, &weights.vectors].map(|flat| flat.grad.as_ref().unwrap().to_vec());
+        (out, dx, grads)
+    };
+    let mut all = weights.clone();
+    let want = run(&whole, &mut all);
+    let got = run(&split, &mut all);
+    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+    assert!(near(&want.0, &got.0) && near(&want.1, &got.1));
+    assert!(near(&want.2[0], &got.2[0]) && near(&want.2[1], &got.2[1]));
+    let mut plain = arena.tensor(7, 6, DType::F32);
+    linear::forward(&arena.tensor_of(7, 5, &values), &whole.parts[0].value, None, &mut plain, false);
+    let biased: Vec<f32> = plain.to_vec().iter().map(|y| y + 1.0).collect();
+    assert!(near(&want.0, &biased));
+    split.bias = None;
+    assert_ne!(run(&split, &mut all).0, want.0);
 }

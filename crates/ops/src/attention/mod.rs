@@ -71,6 +71,16 @@ pub struct Shape<'a> {
     pub doc_starts: Option<&'a [u32]>,
 }
 
+/// The first key that each of `queries` tokens may see, within its own sequence, when tokens see the last `window` keys
+/// of their document: what [`Shape::doc_starts`] is then.
+pub fn window_starts(doc_starts: Option<&[u32]>, queries: usize, seq: usize, window: usize) -> Vec<u32> {
+    let start = |token: usize| {
+        let first = (token % seq + 1).saturating_sub(window) as u32;
+        doc_starts.map_or(first, |starts| first.max(starts[token]))
+    };
+    (0..queries).map(start).collect()
+}
+
 /// A gradient to be written, or added to what is there.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradient<'a> {
@@ -93,6 +103,8 @@ pub struct Cached<'a> {
     pub scale: f32,
     /// `[query heads]`: slope m of each, adds `-m * distance` to its scores.
     pub alibi: Option<&'a [f32]>,
+    /// Keys that a query sees, its own included; all before it by default.
+    pub window: Option<usize>,
     /// Rotates the keys as they are read. The values stay as they are, also where they are the same columns.
     pub rotate: Option<&'a RopeTable>,
 }
@@ -187,7 +199,7 @@ pub fn backward(
 
 /// Attention of new tokens to everything in a cache that already holds their own rows.
 ///
-/// Query i is at position `past + i` and sees the keys `0 ..= past + i`.
+/// Query i is at position `past + i` and sees the keys `0 ..= past + i`, or the last `window` of these.
 ///
 /// # Shapes
 /// `q` new x (m heads of d), rotated already; `cache.k` (past + new) x (g of d), `cache.v` (past + new) x (g of e), `out`
@@ -204,6 +216,7 @@ pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
     out.check("out", new, (q.count, cache.v.width));
     check_f32(&[("q", q.tensor), ("out", out.tensor)]);
     check_groups(q.count, cache.k.count, cache.alibi);
+    assert_ne!(cache.window, Some(0), "attention: a window without keys");
     assert_eq!(cache.k.tensor.dtype(), cache.v.tensor.dtype(), "attention: element types of keys and values");
     if let Some(table) = cache.rotate {
         assert_eq!(table.width(), q.width, "attention: channels of the rope table");

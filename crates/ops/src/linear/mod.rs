@@ -1,5 +1,6 @@
 //! Linear maps with torch's weight layout [out, in]: forward and both gradients.
 
+mod bias;
 mod dot;
 #[cfg(test)]
 mod reference;
@@ -64,6 +65,24 @@ pub fn backward_input(dy: &Tensor, w: &Tensor, dx: &mut Tensor, accumulate: bool
 pub fn backward_weight(dy: &Tensor, x: &Tensor, dw: &mut Tensor, accumulate: bool) {
     check("linear::backward_weight", x, dw, dy);
     gemm(ViewMut::of(dw), accumulate, 1.0, View::of(dy).t(), View::of(x));
+}
+
+/// `d_bias (+)=` the sum of the rows of `dy`.
+///
+/// # Shapes
+/// `dy` [T, out], `d_bias` [1, out].
+///
+/// # Panics
+/// When the shapes or element types do not match.
+pub fn backward_bias(dy: &Tensor, d_bias: &mut Tensor, accumulate: bool) {
+    assert!(
+        d_bias.rows() == 1 && d_bias.cols() == dy.cols(),
+        "linear::backward_bias: bias [{}, {}] for {} outputs",
+        d_bias.rows(),
+        d_bias.cols(),
+        dy.cols()
+    );
+    bias::backward(dy, d_bias, accumulate);
 }
 
 /// Makes every row of `out` the bias, or adds it.

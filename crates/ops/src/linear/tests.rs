@@ -149,3 +149,20 @@ fn shapes_are_checked() {
     let (x, w) = (arena.zeros(2, 3, DType::F32), arena.zeros(4, 5, DType::F32));
     forward(&x, &w, None, &mut arena.zeros(2, 4, DType::F32), false);
 }
+
+#[test]
+fn bias_gradients_are_column_sums() {
+    let arena = Arena::poisoned();
+    for (t, _, output) in SIZES {
+        let (dy, start) = (random(1, t * output), random(2, output));
+        let want: Vec<f64> =
+            (0..output).map(|o| dy.iter().skip(o).step_by(output).map(|x| f64::from(*x)).sum()).collect();
+        let dy = strided(&arena, t, output, &dy);
+        let mut d_bias = arena.tensor(1, output, DType::F32);
+        backward_bias(&dy, &mut d_bias, false);
+        assert_close("d_bias", &d_bias.to_vec(), &want, 1e-5);
+        d_bias.write(&start);
+        backward_bias(&dy, &mut d_bias, true);
+        assert_close("d_bias accumulated", &d_bias.to_vec(), &sum(&start, &want), 1e-5);
+    }
+}

@@ -35,13 +35,19 @@ impl RopeTable {
         assert!(width.is_multiple_of(2), "rope: {width} channels do not form pairs");
         let frequencies: Vec<f64> =
             (0..width / 2).map(|i| theta.powf(-2.0 * i as f64 / width as f64)).collect();
+        Self::of_frequencies(&frequencies, 1.0, positions)
+    }
+
+    /// A table for half-split pairs that turn by `frequencies[i]` radians per position; `amplitude` is a factor on all
+    /// cosines and sines (YaRN's).
+    pub fn of_frequencies(frequencies: &[f64], amplitude: f64, positions: usize) -> Self {
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         Self {
-            width,
+            width: 2 * frequencies.len(),
             positions,
             pairing: Pairing::HalfSplit,
-            cos: angles().map(|angle| angle.cos() as f32).collect(),
-            sin: angles().map(|angle| angle.sin() as f32).collect(),
+            cos: angles().map(|angle| (amplitude * angle.cos()) as f32).collect(),
+            sin: angles().map(|angle| (amplitude * angle.sin()) as f32).collect(),
             cos_twice: Vec::new(),
             sin_signed: Vec::new(),
         }

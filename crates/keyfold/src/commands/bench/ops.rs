@@ -2,7 +2,8 @@
 
 use super::print;
 use keyfold_core::DType;
-use keyfold_ops::{adamw, attention, cross_entropy, linear, rms_norm, rope, silu_mul};
+use keyfold_ops::glu::{self, Activation};
+use keyfold_ops::{adamw, attention, cross_entropy, linear, rms_norm, rope};
 use keyfold_tensor::{Arena, Tensor};
 use serde::Serialize;
 use std::time::Instant;
@@ -161,11 +162,11 @@ impl Bench<'_> {
         self.time("rope", shape.clone(), None, || rope::apply(&mut dx, heads, &table, at, false));
         let (gate_up, mut activated) = (self.tensor(tokens, 2 * mlp), self.tensor(tokens, mlp));
         let mut d_gate_up = self.tensor(tokens, 2 * mlp);
-        self.time("silu_mul", format!("{tokens} x {mlp}"), None, || {
-            silu_mul::forward(&gate_up, &mut activated)
+        self.time("glu", format!("{tokens} x {mlp}"), None, || {
+            glu::forward(Activation::Silu, &gate_up, &mut activated)
         });
-        self.time("silu_mul backward", format!("{tokens} x {mlp}"), None, || {
-            silu_mul::backward(&gate_up, &activated, &mut d_gate_up);
+        self.time("glu backward", format!("{tokens} x {mlp}"), None, || {
+            glu::backward(Activation::Silu, &gate_up, &activated, &mut d_gate_up);
         });
         let vocab = self.args.vocab;
         let (head, mut d_head) = (self.tensor(vocab, width), self.tensor(vocab, width));

@@ -81,13 +81,16 @@ pub(in crate::attention) fn cached(arch: Arch, q: Heads<'_>, cache: &Cached<'_>,
     let (new, group) = (q.tensor.rows(), q.count / cache.k.count);
     let widths = cache.k.width + cache.v.width;
     let slopes = base2(cache.alibi);
-    let view = View { past: cache.past, slopes: slopes.as_deref(), starts: None };
+    let starts: Option<Vec<u32>> = cache
+        .window
+        .map(|window| (0..new).map(|query| (cache.past + query + 1).saturating_sub(window) as u32).collect());
+    let view = View { past: cache.past, slopes: slopes.as_deref(), starts: starts.as_deref() };
     let chunks = Chunk::split(0..group, new, widths);
     let tasks = chunks.len() * cache.k.count;
-    let total = cache.past + new;
-    let part = part_keys(tasks, q.count * new, widths, total);
-    let parts = total.div_ceil(part);
-    let work = q.count * new * total * widths;
+    let seen = view.keys(&(0..new));
+    let part = part_keys(tasks, q.count * new, widths, seen.len());
+    let parts = seen.len().div_ceil(part);
+    let work = q.count * new * seen.len() * widths;
 
     let attend = |task: usize, keys: Range<usize>, finish: &(dyn Fn(usize, usize, Outcome<'_>) + Sync)| {
         let kv_head = task / chunks.len();
@@ -98,7 +101,9 @@ pub(in crate::attention) fn cached(arch: Arch, q: Heads<'_>, cache: &Cached<'_>,
             rotate: cache.rotate,
         };
         let queries = Queries { heads: q, first: 0, scale: cache.scale, view };
-        let keys = keys.start..keys.end.min(view.keys(&chunk.queries).end).max(keys.start);
+        let visible = view.keys(&chunk.queries);
+        let start = keys.start.max(visible.start);
+        let keys = start..keys.end.min(visible.end).max(start);
         if new == 1 && chunk.heads.len() <= NARROW {
             arch.dispatch(Decode { source, queries, heads: chunk.heads, keys, finish });
         } else {
@@ -107,7 +112,7 @@ pub(in crate::attention) fn cached(arch: Arch, q: Heads<'_>, cache: &Cached<'_>,
     };
     if parts == 1 {
         run(tasks, work, |task| {
-            attend(task, 0..total, &|head, query, outcome| {
+            attend(task, seen.clone(), &|head, query, outcome| {
                 // SAFETY: a column belongs to one chunk, a chunk to one task.
                 unsafe {
                     HeadRows::new(&out, head, 0).write(query, 1.0 / outcome.sum, outcome.values, false)
@@ -119,7 +124,8 @@ pub(in crate::attention) fn cached(arch: Arch, q: Heads<'_>, cache: &Cached<'_>,
     let kept = Parts::new(q.count * new, parts, cache.v.width);
     run(tasks * parts, work, |index| {
         let (task, number) = (index / parts, index % parts);
-        attend(task, number * part..((number + 1) * part).min(total), &|head, query, outcome| {
+        let first = seen.start + number * part;
+        attend(task, first..(first + part).min(seen.end), &|head, query, outcome| {
             // SAFETY: a column belongs to one chunk, a chunk and a part to one task.
             unsafe { kept.keep(head * new + query, number, &outcome) };
         });

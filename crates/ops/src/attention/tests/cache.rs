@@ -12,6 +12,10 @@ fn stored(arena: &Arena, rows: usize, values: &[f32], dtype: DType) -> (Tensor, 
 }
 
 fn check_cached(arch: Arch, case: &Case, dtype: DType) {
+    check_window(arch, case, dtype, None);
+}
+
+fn check_window(arch: Arch, case: &Case, dtype: DType, window: Option<usize>) {
     let arena = Arena::poisoned();
     let total = case.past + case.seq;
     let q = random(1, case.q_len());
@@ -27,6 +31,7 @@ fn check_cached(arch: Arch, case: &Case, dtype: DType) {
         past: case.past,
         scale: case.scale as f32,
         alibi: case.alibi.as_deref(),
+        window,
         rotate: None,
     };
     cpu::cached(arch, Heads::packed(&q_t, case.heads), &cache, out.heads());
@@ -51,6 +56,27 @@ fn decoding() {
     check_cached(Arch::new(), &after(5000, 1, (64, 1), (64, 64)), DType::Bf16);
     check_cached(Arch::new(), &after(3000, 1, (3, 3), (64, 64)).with_alibi(), DType::F32);
     check_cached(Arch::new(), &after(1200, 1, (16, 1), (576, 512)), DType::Bf16);
+}
+
+#[test]
+fn windows() {
+    for arch in archs() {
+        for (past, new, window) in [
+            (0usize, 1usize, 1usize),
+            (300, 1, 1),
+            (300, 1, 70),
+            (700, 1, 512),
+            (60, 5, 3),
+            (37, 64, 20),
+            (1, 130, 64),
+        ] {
+            let starts = (past..past + new).map(|at| (at + 1).saturating_sub(window) as u32).collect();
+            let case = Case { starts: Some(starts), ..after(past, new, (4, 2), (24, 16)) };
+            check_window(arch, &case, DType::F32, Some(window));
+            let case = Case { heads: 16, kv_heads: 1, ..case };
+            check_window(arch, &case, DType::Bf16, Some(window));
+        }
+    }
 }
 
 #[test]
@@ -79,6 +105,7 @@ fn values_inside_keys() {
         past,
         scale: 0.3,
         alibi: None,
+        window: None,
         rotate: None,
     };
     cached(Heads::packed(&q_t, heads), &cache, Heads::packed(&out, heads));
@@ -111,8 +138,15 @@ fn rotation_on_read() {
             let (q_t, k_t) = (arena.tensor_of(new, 8 * 24, &q), arena.tensor_of(total, 24, &k));
             let out = arena.tensor(new, 8 * 24, DType::F32);
             let kv = Heads::packed(&k_t, 1);
-            let cache =
-                Cached { k: kv, v: kv, past, scale: case.scale as f32, alibi: None, rotate: Some(&table) };
+            let cache = Cached {
+                k: kv,
+                v: kv,
+                past,
+                scale: case.scale as f32,
+                alibi: None,
+                window: None,
+                rotate: Some(&table),
+            };
             cached(Heads::packed(&q_t, 8), &cache, Heads::packed(&out, 8));
             assert_close("out", &out.to_vec(), &case.forward(&to_f64(&q), &rotated, &to_f64(&k)).0, REL);
         }
@@ -144,6 +178,7 @@ fn chunked_is_one_shot_is_forward() {
                 past,
                 scale: case.scale as f32,
                 alibi: case.alibi.as_deref(),
+                window: None,
                 rotate: None,
             };
             cached(Heads::packed(&q, heads), &cache, Heads::packed(&o, heads));
@@ -159,7 +194,7 @@ fn the_number_of_threads_changes_no_bit() {
     let q_t = arena.tensor_of(1, heads * width, &random(1, heads * width));
     let k_t = arena.tensor_of(past + 1, width, &random(2, (past + 1) * width));
     let kv = Heads::packed(&k_t, 1);
-    let cache = Cached { k: kv, v: kv, past, scale: 0.2, alibi: None, rotate: None };
+    let cache = Cached { k: kv, v: kv, past, scale: 0.2, alibi: None, window: None, rotate: None };
     let run = |threads| {
         let out = arena.tensor(1, heads * width, DType::F32);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -1,12 +1,13 @@
 //! How attention knows positions: rotary embedding, ALiBi, or not at all.
 
+mod scaling;
+
+pub use scaling::RopeScaling;
+
 use crate::error::ConfigError;
-use keyfold_ops::rope::RopeTable;
+use keyfold_ops::rope::{Pairing, RopeTable};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Position information of an attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,11 +66,51 @@ pub fn alibi_slopes(heads: usize) -> Vec<f32> {
     powers(lower).chain(powers(2 * lower).step_by(2)).take(heads).collect()
 }
 
+/// The rotary embedding of an attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotary {
+    /// Whether there is one.
+    pub position: Position,
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// How the frequencies were changed for longer sequences.
+    pub scaling: Option<RopeScaling>,
+    /// Which channels form pairs.
+    pub pairing: Pairing,
+}
+
+impl Rotary {
+    /// Plain rotary embedding of half-split pairs.
+    pub fn plain(position: Position, theta: f64) -> Self {
+        Self { position, theta, scaling: None, pairing: Pairing::HalfSplit }
+    }
+
+    /// Fails unless the parameters make sense for heads whose rotated part is `width` channels wide.
+    pub(crate) fn validate(self, width: usize, width_key: &str) -> Result<(), ConfigError> {
+        if let Some(scaling) = self.scaling {
+            if self.position != Position::Rope {
+                return Err(ConfigError::value("rope_scaling", "none unless position is rope", "given"));
+            }
+            scaling.validate().map_err(|error| error.under("rope_scaling"))?;
+        }
+        validate(self.position, self.theta, width, width_key)
+    }
+
+    fn table(self, width: usize, positions: usize) -> RopeTable {
+        let plain = (0..width / 2).map(|i| self.theta.powf(-2.0 * i as f64 / width as f64)).collect();
+        let (frequencies, amplitude) = match self.scaling {
+            None => (plain, 1.0),
+            Some(scaling) => scaling.apply(plain, self.theta, width),
+        };
+        RopeTable::of_frequencies(&frequencies, amplitude, positions).with_pairing(self.pairing)
+    }
+}
+
 /// Rotary tables of a model, shared by its layers.
 #[derive(Debug)]
 pub struct RopeTables {
     positions: usize,
-    tables: Mutex<HashMap<(usize, u64), Arc<RopeTable>>>,
+    tables: Mutex<Vec<(Rotary, usize, Arc<RopeTable>)>>,
 }
 
 impl RopeTables {
@@ -83,16 +124,18 @@ impl RopeTables {
         self.positions
     }
 
-    /// The table of `position` for `width` rotated channels; `None` unless it is rope.
-    pub fn get(&self, position: Position, width: usize, theta: f64) -> Option<Arc<RopeTable>> {
-        if position != Position::Rope {
+    /// The table of `rotary` for `width` rotated channels; `None` unless its position is rope.
+    pub fn get(&self, rotary: Rotary, width: usize) -> Option<Arc<RopeTable>> {
+        if rotary.position != Position::Rope {
             return None;
         }
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = tables
-            .entry((width, theta.to_bits()))
-            .or_insert_with(|| Arc::new(RopeTable::new(width, theta, self.positions)));
-        Some(table.clone())
+        if let Some((.., table)) = tables.iter().find(|(r, w, _)| (*r, *w) == (rotary, width)) {
+            return Some(table.clone());
+        }
+        let table = Arc::new(rotary.table(width, self.positions));
+        tables.push((rotary, width, table.clone()));
+        Some(table)
     }
 }
 
