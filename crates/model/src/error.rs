@@ -147,6 +147,14 @@ pub enum CheckpointError {
         /// The tensor.
         name: String,
     },
+    /// A tensor that two shards hold.
+    #[error("{path}: tensor `{name}` is in another shard too")]
+    Repeated {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
     /// The model's weights are not declared as its modules use them.
     #[error(transparent)]
     Weight(#[from] WeightError),

@@ -76,7 +76,7 @@ impl Trainer {
     pub fn write_model(&self, dir: &Path) -> Result<(), ResumeError> {
         let dtype = self.config.train.checkpoint_dtype;
         checkpoint::write_config(dir, &self.config.model, dtype)?;
-        checkpoint::write_weights(dir, self.model.weights(), dtype)?;
+        checkpoint::write_weights(dir, &self.config.model, self.model.weights(), dtype)?;
         Ok(self.data.tokenizer().save(dir)?)
     }
 

@@ -1,43 +1,58 @@
-//! Checkpoint folders in Hugging Face form: `config.json` and `model.safetensors`.
+//! Checkpoint folders in Hugging Face form: `config.json` and `model.safetensors`, in one file or in shards.
 //!
 //! Reading trusts nothing: sizes are checked against the configuration before memory is taken, and a file that is
 //! truncated, has other tensors or other shapes gives an error that names it.
 
+mod files;
+mod write;
+
+pub use write::write_weights;
+
 use crate::{
     config::ModelConfig,
     error::CheckpointError,
-    families,
+    families::{self, Family},
     weights::{Declared, Weights},
 };
-use half::{bf16, f16};
+use files::Files;
 use keyfold_core::DType;
-use keyfold_tensor::{Arena, Tensor};
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
-use std::{borrow::Cow, collections::HashMap, fs::File, io::Read, path::Path};
+use keyfold_tensor::Arena;
+use std::{fs::File, io::Read, path::Path};
 
 /// Name of the configuration in a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the weights in a checkpoint folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// A configuration is text of a few kilobytes; more is not one.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// Name of the list of shards in a checkpoint folder.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Configurations are kilobytes, indices of shards a few megabytes.
+const MAX_CONFIG_BYTES: u64 = 64 << 20;
 
 /// The configuration of the model in `dir`.
 ///
 /// # Errors
 /// When the file cannot be read, is no JSON, or describes no model.
 pub fn read_config(dir: &Path) -> Result<ModelConfig, CheckpointError> {
+    read_with_family(dir).map(|(config, _)| config)
+}
+
+/// As [`read_config`], and the family that the folder is written in.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_with_family(dir: &Path) -> Result<(ModelConfig, &'static Family), CheckpointError> {
     let path = dir.join(CONFIG_FILE);
-    let file = File::open(&path).map_err(CheckpointError::io(&path))?;
+    let json = read_json(&path)?;
+    families::read_with_family(&json)
+        .and_then(|(config, family)| config.validate().map(|()| (config, family)))
+        .map_err(|source| CheckpointError::Config { path, source })
+}
+
+fn read_json(path: &Path) -> Result<serde_json::Value, CheckpointError> {
+    let file = File::open(path).map_err(CheckpointError::io(path))?;
     let mut text = String::new();
-    file.take(MAX_CONFIG_BYTES).read_to_string(&mut text).map_err(CheckpointError::io(&path))?;
-    let json =
-        serde_json::from_str(&text).map_err(|source| CheckpointError::Json { path: path.clone(), source })?;
-    let config = families::read(&json)
-        .and_then(|config| config.validate().map(|()| config))
-        .map_err(|source| CheckpointError::Config { path, source })?;
-    Ok(config)
+    file.take(MAX_CONFIG_BYTES).read_to_string(&mut text).map_err(CheckpointError::io(path))?;
+    serde_json::from_str(&text).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
 }
 
 /// Writes the configuration of a model into `dir`; matrices are said to be stored as `dtype`.
@@ -52,10 +67,10 @@ pub fn write_config(dir: &Path, config: &ModelConfig, dtype: DType) -> Result<()
     std::fs::write(&path, text).map_err(CheckpointError::io(path))
 }
 
-/// The weights of the model in `dir`, matrices in memory as `dtype`; with gradients when `train`.
+/// The weights of the model in `dir` in memory of their own, matrices as `dtype`; with gradients when `train`.
 ///
 /// # Errors
-/// When the file cannot be read, is damaged, or holds other tensors than `config` declares.
+/// When a file cannot be read, is damaged, or holds other tensors than `config` declares.
 pub fn read_weights(
     dir: &Path,
     config: &ModelConfig,
@@ -63,111 +78,38 @@ pub fn read_weights(
     train: bool,
     arena: &Arena,
 ) -> Result<Weights, CheckpointError> {
-    let path = dir.join(WEIGHTS_FILE);
-    let file = File::open(&path).map_err(CheckpointError::io(&path))?;
-    // SAFETY: the map is read once, here; a file that another process cuts meanwhile is outside what can be defended.
-    let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(&path))?;
-    let file = SafeTensors::deserialize(&map)
-        .map_err(|source| CheckpointError::Safetensors { path: path.clone(), source })?;
-    let declared =
-        config.declare().map_err(|source| CheckpointError::Config { path: dir.join(CONFIG_FILE), source })?;
-    let tensors: HashMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
-    for weight in &declared {
-        check(&path, weight, tensors.get(&weight.name))?;
-    }
-    if let Some(name) = tensors.keys().filter(|name| !declared.iter().any(|w| w.name == **name)).min() {
-        return Err(CheckpointError::ExtraTensor { path, name: name.clone() });
-    }
+    let (declared, files) = open(dir, config)?;
     let weights = Weights::allocate(arena, declared, dtype, train);
-    for (declared, param) in weights.iter() {
-        if let Some(view) = tensors.get(&declared.name) {
-            let mut value = param.value;
-            value.write(&widen(view));
-        }
+    for (declared, mut param) in weights.iter() {
+        files.find(declared)?.read_into(&mut param.value);
     }
     Ok(weights)
 }
 
-/// Writes all weights into `dir`, matrices as `dtype`.
+/// The weights of the model in `dir` for reading: matrices where the file has them, in the type it has them, vectors in
+/// memory. Matrices of a type or alignment that cannot be used in place (f16) are copied.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write_weights(dir: &Path, weights: &Weights, dtype: DType) -> Result<(), CheckpointError> {
-    let path = dir.join(WEIGHTS_FILE);
-    let views = weights
-        .iter()
-        .map(|(declared, param)| (declared.name.clone(), Stored::new(declared, &param.value, dtype)));
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), &path)
-        .map_err(|source| CheckpointError::Safetensors { path, source })
+/// As [`read_weights`].
+pub fn map_weights(dir: &Path, config: &ModelConfig, arena: &Arena) -> Result<Weights, CheckpointError> {
+    let (declared, files) = open(dir, config)?;
+    let weights = Weights::map(arena, declared, |weight| {
+        Ok::<_, CheckpointError>(files.find(weight)?.tensor(weight, arena))
+    })?;
+    for (declared, mut param) in weights.iter().filter(|(declared, _)| !declared.is_matrix()) {
+        files.find(declared)?.read_into(&mut param.value);
+    }
+    Ok(weights)
 }
 
-fn check(path: &Path, declared: &Declared, found: Option<&TensorView<'_>>) -> Result<(), CheckpointError> {
-    let Some(view) = found else {
-        let (name, expected) = (declared.name.clone(), declared.shape.clone());
-        return Err(CheckpointError::MissingTensor { path: path.to_owned(), name, expected });
-    };
-    let known = matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16);
-    if view.shape() != declared.shape || !known {
-        return Err(CheckpointError::Tensor {
-            path: path.to_owned(),
-            name: declared.name.clone(),
-            expected: format!("{:?} of F32, F16 or BF16", declared.shape),
-            found: format!("{:?} of {:?}", view.shape(), view.dtype()),
-        });
-    }
-    Ok(())
-}
-
-/// The values of a tensor whose type [`check`] accepted.
-fn widen(view: &TensorView<'_>) -> Vec<f32> {
-    let data = view.data();
-    let halves = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
-    match view.dtype() {
-        Dtype::BF16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-        _ => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
-}
-
-/// One weight as the file stores it; its bytes are made when they are written.
-struct Stored {
-    shape: Vec<usize>,
-    value: Tensor,
-    dtype: DType,
-}
-
-impl Stored {
-    fn new(declared: &Declared, value: &Tensor, dtype: DType) -> Self {
-        // Vectors are few and sensitive: they stay f32.
-        let dtype = if declared.is_matrix() { dtype } else { DType::F32 };
-        Self { shape: declared.shape.clone(), value: value.clone(), dtype }
-    }
-}
-
-impl View for Stored {
-    fn dtype(&self) -> Dtype {
-        match self.dtype {
-            DType::F32 => Dtype::F32,
-            DType::Bf16 => Dtype::BF16,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.value.to_vec();
-        Cow::Owned(match self.dtype {
-            DType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            DType::Bf16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
-        })
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bytes()
-    }
+/// What `config` declares, and files that hold all of it and nothing else.
+fn open(dir: &Path, config: &ModelConfig) -> Result<(Vec<Declared>, Files), CheckpointError> {
+    let (_, family) = read_with_family(dir)?;
+    let declared =
+        config.declare().map_err(|source| CheckpointError::Config { path: dir.join(CONFIG_FILE), source })?;
+    let files = Files::open(dir, family.names, config)?;
+    files.check(&declared)?;
+    Ok((declared, files))
 }
 
 #[cfg(test)]

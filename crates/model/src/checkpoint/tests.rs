@@ -4,6 +4,7 @@ use crate::{
     lm::LanguageModel,
     sequences::Sequences,
 };
+use half::bf16;
 use serde_json::{Value, json};
 
 fn model(kind: &str, tie: bool) -> ModelConfig {
@@ -19,7 +20,7 @@ fn saved(config: &ModelConfig, dtype: DType) -> (tempfile::TempDir, LanguageMode
     let dir = tempfile::tempdir().unwrap();
     let model = LanguageModel::new(config, 1, &Arena::new()).unwrap();
     write_config(dir.path(), config, dtype).unwrap();
-    write_weights(dir.path(), model.weights(), dtype).unwrap();
+    write_weights(dir.path(), config, model.weights(), dtype).unwrap();
     (dir, model)
 }
 
@@ -121,7 +122,7 @@ fn configurations_name_the_key_that_is_wrong() {
     refused(&|json| drop(json.as_object_mut().unwrap().remove("head_dim")), &["head_dim", "missing"]);
     refused(&|json| json["vocab_size"] = "many".into(), &["vocab_size", "whole number", "many"]);
     refused(&|json| json["num_attention_heads"] = 0.into(), &["attention.heads", "at least 1"]);
-    refused(&|json| json["moe_layers_enum"] = "1,2".into(), &["moe_layers_enum", "1,2"]);
+    refused(&|json| json["moe_layers_enum"] = "1,2".into(), &["moe_layers_enum", "num_hidden_layers = 2"]);
     refused(&|json| json["hidden_size"] = (1u64 << 50).into(), &["hidden_size", "at most"]);
     refused(&|json| *json = json!([1, 2]), &["JSON object", "array"]);
     std::fs::write(&path, "{\"model_type\": ").unwrap();

@@ -19,7 +19,7 @@ pub(super) const V3: Family = Family {
     architecture: "DeepseekV3ForCausalLM",
     write,
     read: read_v3,
-    names: Names::PLAIN,
+    names: Names { further_layers: true, ..Names::PLAIN },
 };
 
 pub(super) const V2: Family = Family {
@@ -28,7 +28,7 @@ pub(super) const V2: Family = Family {
     // Version 3 expresses what version 2 does, but for softmax routers.
     write: |_| None,
     read: read_v2,
-    names: Names::PLAIN,
+    names: Names { further_layers: true, ..Names::PLAIN },
 };
 
 /// What the family's code uses whatever `rms_norm_eps` says.

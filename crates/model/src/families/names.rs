@@ -5,6 +5,8 @@
 pub struct Names {
     /// What norm gains are stored less.
     pub gain_offset: f32,
+    /// Whether checkpoints hold layers beyond the last, which predict further tokens.
+    pub further_layers: bool,
     /// The place of the weight with this name.
     pub place: fn(&str) -> Place,
 }
@@ -20,6 +22,9 @@ pub struct Place {
 
 impl Names {
     /// Weights are stored one by one under their own names.
-    pub(super) const PLAIN: Self =
-        Self { gain_offset: 0.0, place: |name| Place { tensor: name.to_owned(), slice: None } };
+    pub(super) const PLAIN: Self = Self {
+        gain_offset: 0.0,
+        further_layers: false,
+        place: |name| Place { tensor: name.to_owned(), slice: None },
+    };
 }

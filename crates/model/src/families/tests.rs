@@ -69,9 +69,12 @@ fn rope_parameters_of_newer_files_are_read() {
     );
     let keys = json.as_object_mut().unwrap();
     keys.remove("rope_theta");
+    keys.remove("rope_scaling");
     keys.insert("rope_parameters".into(), json!({"rope_type": "default", "rope_theta": 1e6}));
     let AttentionConfig::Mha(attention) = read(&json).unwrap().attention else { panic!("not MHA") };
     assert_eq!(attention.rope_theta, 1e6);
-    json["rope_parameters"]["rope_type"] = "yarn".into();
+    json["rope_parameters"]["rope_type"] = "dynamic".into();
     assert!(read(&json).unwrap_err().to_string().contains("rope_parameters.rope_type"));
+    json["rope_parameters"]["rope_type"] = "yarn".into();
+    assert!(read(&json).unwrap_err().to_string().contains("rope_parameters.factor"));
 }

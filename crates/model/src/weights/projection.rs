@@ -13,7 +13,7 @@ pub struct Projection {
     pub(crate) parts: Vec<Param>,
     /// `[1, sum of out]`.
     pub(crate) bias: Option<Param>,
-    outputs: usize,
+    pub(super) outputs: usize,
 }
 
 impl Projection {

@@ -5,6 +5,8 @@ use crate::{
 };
 use keyfold_tensor::Arena;
 
+/// A cube of values up to 12 goes through the exponential.
+const REL: f64 = 4e-6;
 const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
 const SHAPES: [(usize, usize); 4] = [(1, 1), (63, 17), (65, 640), (3, 100)];
 
@@ -45,9 +47,9 @@ fn forward_and_backward() {
             let d_out = strided(&arena, tokens, width, &d_out);
             let mut d_gate_up = empty(&arena, tokens, 2 * width);
             backward(activation, &gate_up, &d_out, &mut d_gate_up);
-            assert_close("d_gate_up", &d_gate_up.to_vec(), &want, 1e-6);
+            assert_close("d_gate_up", &d_gate_up.to_vec(), &want, REL);
             backward(activation, &gate_up, &d_out, &mut gate_up.clone());
-            assert_close("d_gate_up in place", &gate_up.to_vec(), &want, 1e-6);
+            assert_close("d_gate_up in place", &gate_up.to_vec(), &want, REL);
         }
     });
 }
