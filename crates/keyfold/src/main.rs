@@ -19,18 +19,17 @@ struct Cli {
     /// Device to compute on.
     #[arg(long, global = true, default_value_t, value_name = "DEVICE")]
     device: keyfold_tensor::Device,
-    /// Precision of f32 matrix products.
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "P")]
-    matmul_precision: MatmulPrecision,
+    /// Precision of f32 matrix products [default: high for training and its benchmarks, else highest].
+    #[arg(long, global = true, value_enum, value_name = "P")]
+    matmul_precision: Option<MatmulPrecision>,
     #[command(subcommand)]
     command: Command,
 }
 
 /// PyTorch's float32_matmul_precision; the lower ones take effect on processors with matrix tiles (AMX).
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum MatmulPrecision {
     /// In f32.
-    #[default]
     Highest,
     /// As three products of bf16 halves, about 16 bits.
     High,
@@ -66,6 +65,17 @@ enum Command {
     Data(commands::data::Command),
 }
 
+impl Command {
+    /// Training is as good with 16 bits of a product (docs/lab.md) and up to twice as fast; what is checked against other
+    /// software is computed in full.
+    fn matmul_precision(&self) -> MatmulPrecision {
+        match self {
+            Self::Compare(_) | Self::Train(_) | Self::Bench(_) => MatmulPrecision::High,
+            _ => MatmulPrecision::Highest,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -96,7 +106,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     // The CPU is the only device of this build; parsing has refused any other.
     let keyfold_tensor::Device::Cpu = cli.device;
-    set_precision(cli.matmul_precision.into());
+    set_precision(cli.matmul_precision.unwrap_or_else(|| cli.command.matmul_precision()).into());
     match cli.command {
         Command::Compare(args) => commands::compare::run(&args),
         Command::Train(args) => commands::train::run(&args),

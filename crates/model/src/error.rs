@@ -1,6 +1,6 @@
 //! Errors of configurations, weights and checkpoint folders. Each names the key or file, what was expected and what came.
 
-use keyfold_core::LayoutError;
+use keyfold_core::{LayoutError, units};
 use std::path::PathBuf;
 
 /// A configuration that does not describe a model.
@@ -146,6 +146,16 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The tensor.
         name: String,
+    },
+    /// The weights do not fit into memory.
+    #[error("{path}: the weights take {}: {} are free", units::bytes(*needed), units::bytes(*available))]
+    Memory {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
     },
     /// A tensor that two shards hold.
     #[error("{path}: tensor `{name}` is in another shard too")]

@@ -2,9 +2,10 @@
 //!
 //! A checkpoint is a model folder that any reader of checkpoints can open, plus two files of the run:
 //! `training.json` (counters, place in the data) and `training.safetensors` (optimizer moments, and the f32 weights
-//! when the model's own file rounds them).
+//! when the model's own file rounds them), and the checksums of all of them.
 
 use crate::{
+    checksums::{self, ChecksumError},
     config::{OptimizerConfig, RunConfig},
     trainer::Trainer,
 };
@@ -47,6 +48,9 @@ pub enum ResumeError {
     /// The place in the data is that of other data.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A file is not as it was written.
+    #[error(transparent)]
+    Checksum(#[from] ChecksumError),
     /// One of the run's own files is wrong.
     #[error("{}: {problem}", path.display())]
     File {
@@ -103,7 +107,8 @@ impl Trainer {
             .state_tensors()
             .into_iter()
             .map(|(name, tensor)| (name, Flat { shape: [tensor.len()], tensor }));
-        safetensors::serialize_to_file(tensors, None, &path).map_err(|e| file_error(&path)(e.to_string()))
+        safetensors::serialize_to_file(tensors, None, &path).map_err(|e| file_error(&path)(e.to_string()))?;
+        Ok(checksums::write(dir)?)
     }
 
     /// The run that `dir` holds, with the seconds it has trained.
@@ -116,6 +121,7 @@ impl Trainer {
         dir: &Path,
         arena: &Arena,
     ) -> Result<(Self, f64), ResumeError> {
+        checksums::verify(dir)?;
         let stored = checkpoint::read_config(dir)?;
         let path = dir.join(checkpoint::CONFIG_FILE);
         // Initialisation is not part of every family's configuration, and no longer matters.

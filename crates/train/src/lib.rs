@@ -38,6 +38,7 @@
 pub mod atomic;
 pub mod bench;
 pub mod checkpoint;
+pub mod checksums;
 pub mod compare;
 pub mod config;
 pub mod evaluate;

@@ -1,10 +1,11 @@
 //! One training run in memory: model, optimizer, data and counters.
 
 use crate::{config::RunConfig, evaluate::evaluate, optimizer::Optimizer};
+use keyfold_core::units;
 use keyfold_data::{Batch, DataError, Dataset};
 use keyfold_model::{LanguageModel, ModelError, Sequences, TapeOptions, tape::Loss};
 use keyfold_ops::sample::SampleError;
-use keyfold_tensor::Arena;
+use keyfold_tensor::{Arena, Device};
 
 /// A run in progress.
 pub struct Trainer {
@@ -56,6 +57,16 @@ pub enum TrainError {
     /// Nothing can be drawn from the model's logits.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// The model does not fit into memory.
+    #[error("training {parameters} parameters takes {} for weights, gradients and moments alone: {} are free", units::bytes(*needed), units::bytes(*available))]
+    Memory {
+        /// Parameters.
+        parameters: usize,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
+    },
     /// The loss or the gradient is not finite: weights would be lost.
     #[error("step {step}: the {what} is {value}; the weights are those of step {}: lower train.lr or raise warm-up", step - 1)]
     NotFinite {
@@ -68,12 +79,26 @@ pub enum TrainError {
     },
 }
 
+/// Bytes per parameter: weight, gradient and two moments, f32.
+const BYTES_PER_PARAMETER: u64 = 16;
+
+/// Fails before the allocator would end the process.
+fn check_memory(config: &RunConfig) -> Result<(), TrainError> {
+    let parameters = config.model.parameters().map_err(ModelError::from)?;
+    let needed = (parameters as u64).saturating_mul(BYTES_PER_PARAMETER);
+    match Device::Cpu.available_memory() {
+        Some(available) if needed > available => Err(TrainError::Memory { parameters, needed, available }),
+        _ => Ok(()),
+    }
+}
+
 impl Trainer {
     /// A new run: initial weights, data from its start.
     ///
     /// # Errors
-    /// When the configuration makes no model.
+    /// When the configuration makes no model, or one that does not fit into memory.
     pub fn new(config: RunConfig, data: Dataset, arena: &Arena) -> Result<Self, TrainError> {
+        check_memory(&config)?;
         let model = LanguageModel::new(&config.model, config.train.seed, arena)?;
         Ok(Self::with_model(config, model, data))
     }

@@ -4,6 +4,7 @@ use crate::support::{assert_same, config, newest, remains, train, write_text};
 use keyfold_tensor::Arena;
 use keyfold_train::{
     atomic::Versions,
+    checksums::CHECKSUMS_FILE,
     config::RunConfig,
     run::{RunError, prepare},
     trainer::{TrainError, Trainer},
@@ -86,9 +87,36 @@ fn cut_files_are_refused_by_name() {
 }
 
 #[test]
+fn a_changed_byte_anywhere_is_noticed() {
+    let fixture = fixture("bf16");
+    let dir = newest(&fixture.out);
+    for name in FILES.into_iter().chain(["tokenizer.json"]) {
+        let path = dir.join(name);
+        let whole = fs::read(&path).unwrap();
+        for at in places(whole.len()) {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x10;
+            fs::write(&path, changed).unwrap();
+            let error = fixture.open(&dir).expect_err(name);
+            assert!(error.contains(name) && error.contains("damaged"), "{name}, byte {at}: {error}");
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    assert_eq!(fixture.open(&dir), Ok(4));
+    let list = dir.join(CHECKSUMS_FILE);
+    for text in ["", "[]", "{\"config.json\": 1}", "{\"../../text.txt\": {\"bytes\": 1, \"crc32c\": 1}}"] {
+        fs::write(&list, text).unwrap();
+        let error = fixture.open(&dir).expect_err(text);
+        assert!(error.contains(CHECKSUMS_FILE) || error.contains("text.txt"), "{text}: {error}");
+    }
+}
+
+#[test]
 fn changed_bytes_never_end_the_process() {
     let fixture = fixture("bf16");
     let dir = newest(&fixture.out);
+    // As in a folder whose list of checksums was lost.
+    fs::remove_file(dir.join(CHECKSUMS_FILE)).unwrap();
     for name in FILES {
         let path = dir.join(name);
         let whole = fs::read(&path).unwrap();
@@ -114,6 +142,7 @@ fn changed_bytes_never_end_the_process() {
 fn values_of_another_run_are_refused() {
     let fixture = fixture("f32");
     let dir = newest(&fixture.out);
+    fs::remove_file(dir.join(CHECKSUMS_FILE)).unwrap();
     let path = dir.join("training.json");
     let whole = fs::read_to_string(&path).unwrap();
     for (from, to, told) in [

@@ -161,3 +161,14 @@ fn a_repetitive_text_is_learned() {
         assert!(curve[59] < 2.0, "{optimizer}: {curve:?}");
     }
 }
+
+#[test]
+fn a_model_that_does_not_fit_into_memory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    write_text(&text, 0);
+    let source = format!("data.source={}", text.display());
+    let config = config(&[&source, "model.hidden_size=32768", "model.num_hidden_layers=400"]);
+    let error = train(&config, &folder.path().join("run"), false).unwrap_err().to_string();
+    assert!(error.contains("parameters takes") && error.contains("are free"), "{error}");
+}
