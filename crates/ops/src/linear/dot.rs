@@ -6,22 +6,24 @@
 use half::bf16;
 use keyfold_core::DType;
 use keyfold_tensor::Tensor;
+use crate::parallel::brief;
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
-use rayon::prelude::*;
-use std::cell::Cell;
+use std::{cell::Cell, marker::PhantomData};
 
 /// Most rows of `x` for which this beats packing.
 pub(super) const MAX_ROWS: usize = 16;
 /// Rows of the weight in one tile, and rows of `x`.
 const NW: usize = 4;
 const NX: usize = 4;
-/// Multiply-adds below which a second thread does not pay; reading a weight costs as much as two of them.
-const MIN_WORK: usize = 1 << 18;
+/// Multiply-adds of one task, at least; reading a weight costs as much as two of them.
+const MIN_WORK: usize = 1 << 14;
+/// Tasks for each thread, at most: so that one that is late leaves some to the others.
+const TASKS: usize = 16;
 
 /// `out (+)= x w^T` of checked shapes.
 pub(super) fn forward(arch: Arch, x: &Tensor, w: &Tensor, out: &mut Tensor, accumulate: bool) {
     let (rows, k, features) = (x.rows(), x.cols(), w.rows());
-    let job = Job {
+    let mut job = Job {
         x: x.as_ptr(),
         x_stride: x.stride(),
         rows,
@@ -36,17 +38,24 @@ pub(super) fn forward(arch: Arch, x: &Tensor, w: &Tensor, out: &mut Tensor, accu
         out_stride: out.stride(),
         accumulate,
     };
-    let wanted = features * k * rows.max(2) / MIN_WORK;
-    let threads = if wanted < 2 { 1 } else { wanted.min(rayon::current_num_threads()) };
-    if threads == 1 {
-        return arch.dispatch(job);
+    let mut sorted = Vec::new();
+    if let Weight::Bf16(_) = job.w {
+        sorted = EVEN_ODD.take();
+        sorted.resize(rows * k, 0.0);
+        arch.dispatch(EvenOdd { job, sorted: &mut sorted });
+        (job.x, job.x_stride) = (sorted.as_ptr(), k);
     }
     let groups = features.div_ceil(NW);
-    (0..threads).into_par_iter().with_max_len(1).for_each(|index| {
-        let first = groups * index / threads * NW;
-        let end = (groups * (index + 1) / threads * NW).min(features);
+    let tasks = features * k * rows.max(2) / MIN_WORK;
+    let tasks = tasks.min(rayon::current_num_threads() * TASKS).clamp(1, groups.max(1));
+    brief(tasks, |task| {
+        let first = groups * task / tasks * NW;
+        let end = (groups * (task + 1) / tasks * NW).min(features);
         arch.dispatch(job.part(first, end));
     });
+    if !sorted.is_empty() {
+        EVEN_ODD.set(sorted);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -84,27 +93,56 @@ impl WithSimd for Job {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // SAFETY: the job's pointers are good for its shape.
         match self.w {
-            // SAFETY: the job's pointers are good for its shape.
-            Weight::F32(w) => unsafe { self.features::<S, Whole>(simd, w, self.x, self.x_stride) },
-            Weight::Bf16(w) => {
-                // A word of the weight holds two neighbours, which are widened to vectors of even and of odd columns.
-                let mut sorted = EVEN_ODD.take();
-                sorted.clear();
-                let body = self.k / (2 * S::F32_LANES) * (2 * S::F32_LANES);
-                for row in 0..self.rows {
-                    // SAFETY: `x` has this row.
-                    let x = unsafe { std::slice::from_raw_parts(self.x.add(row * self.x_stride), self.k) };
-                    for block in x[..body].chunks_exact(2 * S::F32_LANES) {
-                        sorted.extend(block.iter().step_by(2));
-                        sorted.extend(block.iter().skip(1).step_by(2));
-                    }
-                    sorted.extend_from_slice(&x[body..]);
+            Weight::F32(w) => unsafe { self.features::<S, Whole>(simd, w) },
+            Weight::Bf16(w) => unsafe { self.features::<S, Pairs>(simd, w) },
+        }
+    }
+}
+
+/// Sorts the rows of `x` as [`Pairs`] needs them: a word of the weight holds two neighbours, which are widened to
+/// vectors of even and of odd columns.
+struct EvenOdd<'a> {
+    job: Job,
+    sorted: &'a mut [f32],
+}
+
+impl WithSimd for EvenOdd<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        simd.vectorize(Sort::<S> { order: self, lanes: PhantomData });
+    }
+}
+
+struct Sort<'a, S> {
+    order: EvenOdd<'a>,
+    lanes: PhantomData<S>,
+}
+
+impl<S: Simd> NullaryFnOnce for Sort<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let EvenOdd { job, sorted } = self.order;
+        let body = job.k / (2 * S::F32_LANES) * (2 * S::F32_LANES);
+        for (row, sorted) in sorted.chunks_exact_mut(job.k.max(1)).enumerate() {
+            // SAFETY: `x` has this row.
+            let x = unsafe { std::slice::from_raw_parts(job.x.add(row * job.x_stride), job.k) };
+            let (blocks, rest) = sorted.split_at_mut(body);
+            for (x, sorted) in
+                x.chunks_exact(2 * S::F32_LANES).zip(blocks.chunks_exact_mut(2 * S::F32_LANES))
+            {
+                let (even, odd) = sorted.split_at_mut(S::F32_LANES);
+                for i in 0..S::F32_LANES {
+                    even[i] = x[2 * i];
+                    odd[i] = x[2 * i + 1];
                 }
-                // SAFETY: as above.
-                unsafe { self.features::<S, Pairs>(simd, w, sorted.as_ptr(), self.k) };
-                EVEN_ODD.set(sorted);
             }
+            rest.copy_from_slice(&x[body..]);
         }
     }
 }
@@ -116,13 +154,8 @@ impl Job {
     }
 
     #[inline(always)]
-    unsafe fn features<S: Simd, F: Format>(
-        self,
-        simd: S,
-        w: *const F::Stored,
-        x: *const f32,
-        x_stride: usize,
-    ) {
+    unsafe fn features<S: Simd, F: Format>(self, simd: S, w: *const F::Stored) {
+        let (x, x_stride) = (self.x, self.x_stride);
         for feature in (self.first..self.features).step_by(NW) {
             for row in (0..self.rows).step_by(NX) {
                 let tile = Tile::<F> {

@@ -4,32 +4,34 @@ use super::{
     base2,
     block::{Chunk, KEYS, View},
     decode::{Decode, NARROW},
-    for_each_task,
     forward::{Attend, Outcome, Queries, Source},
     rows::HeadRows,
     scratch::padded,
 };
 use crate::{
     attention::{Cached, Heads},
+    parallel::brief,
     simd::scratch,
 };
 use pulp::Arch;
 use std::ops::Range;
 
-/// Multiply-adds below which work stays on the calling thread: waking others takes longer.
-const SERIAL: usize = 1 << 20;
+/// Multiply-adds below which work stays on the calling thread: another would take longer to see it.
+const SERIAL: usize = 1 << 15;
+/// Multiply-adds of one part of a long row of keys, at least.
+const PART: usize = 1 << 17;
 
 /// How many keys each of the parts gets into which a long row of keys is cut, so that few columns still occupy many
 /// threads. Depends on the shape alone: the result is the same on every machine.
 pub(super) fn part_keys(tasks: usize, columns: usize, widths: usize, keys: usize) -> usize {
     const TASKS: usize = 16;
-    let least = (SERIAL / 2 / (columns * widths).max(1)).next_multiple_of(KEYS);
-    keys.div_ceil(TASKS.div_ceil(tasks)).next_multiple_of(KEYS).max(least).max(4 * KEYS)
+    let least = (PART / (columns * widths).max(1)).next_multiple_of(KEYS);
+    keys.div_ceil(TASKS.div_ceil(tasks)).next_multiple_of(KEYS).max(least).max(KEYS)
 }
 
 /// Runs tasks on the current threads, or one after the other when all are little work.
 pub(super) fn run(tasks: usize, work: usize, task: impl Fn(usize) + Sync + Send) {
-    if work <= SERIAL { (0..tasks).for_each(task) } else { for_each_task(tasks, task) }
+    if work <= SERIAL { (0..tasks).for_each(task) } else { brief(tasks, task) }
 }
 
 /// Outcomes of the parts of every column, and their combination.
