@@ -3,10 +3,10 @@
 //! Nothing is packed, so that the time is that of reading the weight. An output is one sum in an order that depends on
 //! the width alone.
 
+use crate::parallel::brief;
 use half::bf16;
 use keyfold_core::DType;
 use keyfold_tensor::Tensor;
-use crate::parallel::brief;
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 use std::{cell::Cell, marker::PhantomData};
 
@@ -93,9 +93,10 @@ impl WithSimd for Job {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: the job's pointers are good for its shape.
         match self.w {
+            // SAFETY: the job's pointers are good for its shape.
             Weight::F32(w) => unsafe { self.features::<S, Whole>(simd, w) },
+            // SAFETY: as above.
             Weight::Bf16(w) => unsafe { self.features::<S, Pairs>(simd, w) },
         }
     }
@@ -133,8 +134,7 @@ impl<S: Simd> NullaryFnOnce for Sort<'_, S> {
             // SAFETY: `x` has this row.
             let x = unsafe { std::slice::from_raw_parts(job.x.add(row * job.x_stride), job.k) };
             let (blocks, rest) = sorted.split_at_mut(body);
-            for (x, sorted) in
-                x.chunks_exact(2 * S::F32_LANES).zip(blocks.chunks_exact_mut(2 * S::F32_LANES))
+            for (x, sorted) in x.chunks_exact(2 * S::F32_LANES).zip(blocks.chunks_exact_mut(2 * S::F32_LANES))
             {
                 let (even, odd) = sorted.split_at_mut(S::F32_LANES);
                 for i in 0..S::F32_LANES {

@@ -1,6 +1,6 @@
 //! Splitting work over threads in a way that does not change results.
 //!
-//! Two mechanisms: rayon for regions of a training step, which are long, and a [`Team`] for those of a decoding step,
+//! Two mechanisms: rayon for regions of a training step, which are long, and a team for those of a decoding step,
 //! which last microseconds: less than waking a sleeping thread.
 
 mod team;

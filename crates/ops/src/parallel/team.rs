@@ -11,7 +11,7 @@ use std::{
     ptr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
@@ -22,6 +22,13 @@ const MAX_MEMBERS: usize = 64;
 /// How long a member looks without letting others have the processor, and until it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
 const PATIENCE: Duration = Duration::from_micros(150);
+
+/// How long after its own last task a caller waits, at least, before it takes the machine to be busy.
+const LATE: Duration = Duration::from_millis(1);
+/// Regions that a caller then does alone: at first, and after being disappointed again and again.
+const ALONE: [u32; 2] = [32, 1024];
+/// Regions without delay after which the caller is confident again.
+const CONFIDENT: u32 = 256;
 
 /// Layout of [`Shared::state`]: members who joined, whether more may, how many members the region is for, its number.
 const JOINED: u64 = (1 << 16) - 1;
@@ -34,10 +41,42 @@ const EPOCH_SHIFT: u32 = 24;
 struct Shared {
     state: AtomicU64,
     region: AtomicPtr<Region<'static>>,
-    /// Whether a caller is running a region.
+    /// Whether a caller is running a region; who set it owns the trust.
     busy: AtomicBool,
+    trust: Trust,
     stop: AtomicBool,
     members: [Member; MAX_MEMBERS],
+}
+
+/// Whether sharing a region pays. Where others want the processors too, a member is stopped in the midst of a task for
+/// many times the length of a region, and the caller with it.
+#[derive(Default)]
+struct Trust {
+    /// Regions that are still to be done alone.
+    alone: AtomicU32,
+    /// How many it was last time.
+    penalty: AtomicU32,
+    /// Regions without delay since then.
+    good: AtomicU32,
+}
+
+impl Trust {
+    fn exists(&self) -> bool {
+        let alone = self.alone.load(Ordering::Relaxed);
+        self.alone.store(alone.saturating_sub(1), Ordering::Relaxed);
+        alone == 0
+    }
+
+    fn judge(&self, late: bool) {
+        let (penalty, good) = (self.penalty.load(Ordering::Relaxed), self.good.load(Ordering::Relaxed));
+        let before = if good < CONFIDENT { penalty } else { 0 };
+        if late {
+            let penalty = (2 * before).clamp(ALONE[0], ALONE[1]);
+            self.penalty.store(penalty, Ordering::Relaxed);
+            self.alone.store(penalty, Ordering::Relaxed);
+        }
+        self.good.store(if late { 0 } else { good.saturating_add(1) }, Ordering::Relaxed);
+    }
 }
 
 #[repr(align(128))]
@@ -71,6 +110,7 @@ impl Team {
             state: AtomicU64::new(0),
             region: AtomicPtr::new(ptr::null_mut()),
             busy: AtomicBool::new(false),
+            trust: Trust::default(),
             stop: AtomicBool::new(false),
             members: std::array::from_fn(|_| Member::default()),
         });
@@ -84,11 +124,16 @@ impl Team {
         if members <= 1 || shared.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(work);
         }
+        if !shared.trust.exists() {
+            shared.busy.store(false, Ordering::Release);
+            return (0..tasks).for_each(work);
+        }
         if self.count.load(Ordering::Relaxed) + 1 < members {
             self.grow(members - 1);
         }
         let region = Region { work, tasks, members, panic: Mutex::new(None) };
-        shared.lead(&region);
+        let late = shared.lead(&region);
+        shared.trust.judge(late);
         shared.busy.store(false, Ordering::Release);
         if let Some(payload) = region.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
             resume_unwind(payload);
@@ -126,8 +171,10 @@ impl Drop for Team {
 }
 
 impl Shared {
-    /// Opens `region`, works on it, and returns when nobody does any more.
-    fn lead(&self, region: &Region<'_>) {
+    /// Opens `region`, works on it, and returns when nobody does any more: whether that was long after the caller's own
+    /// last task.
+    fn lead(&self, region: &Region<'_>) -> bool {
+        let start = Instant::now();
         for (id, member) in self.members[..region.members].iter().enumerate() {
             member.next.store(region.first(id), Ordering::Relaxed);
         }
@@ -146,13 +193,22 @@ impl Shared {
         }
         self.take_tasks(region, 0);
         let mut state = self.state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut rounds = 0u32;
+        if state & JOINED == 0 {
+            return false;
+        }
+        let (worked, mut rounds) = (start.elapsed(), 0u32);
         while state & JOINED != 0 {
-            // A member may have lost its processor to whoever waits here.
-            if rounds < 1 << 10 { spin_loop() } else { thread::yield_now() }
+            // A member may have lost its processor to whoever waits here; but who yields on a busy machine comes back
+            // milliseconds later.
+            if rounds < 1 << 11 {
+                spin_loop()
+            } else {
+                thread::yield_now()
+            }
             rounds = rounds.saturating_add(1);
             state = self.state.load(Ordering::Acquire);
         }
+        rounds > 1 << 11 && start.elapsed() > worked + worked.max(LATE)
     }
 
     /// Does tasks until all are taken, those of member `id` first.

@@ -47,6 +47,27 @@ fn members_who_sleep_come_back() {
 }
 
 #[test]
+fn a_caller_who_was_kept_waiting_works_alone_for_a_while() {
+    let team = Team::new();
+    let caller = thread::current().id();
+    let here = AtomicUsize::new(0);
+    team.run(2, 2, &|_| {
+        here.fetch_add(1, Ordering::SeqCst);
+        while here.load(Ordering::SeqCst) < 2 {
+            thread::yield_now();
+        }
+        if thread::current().id() != caller {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    team.run(8, 2, &|_| {
+        assert_eq!(thread::current().id(), caller);
+        thread::sleep(Duration::from_millis(1));
+    });
+    (0..2000).for_each(|_| done_once(&team, 8, 2));
+}
+
+#[test]
 fn a_team_ends_with_its_threads() {
     for _ in 0..20 {
         let team = Team::new();

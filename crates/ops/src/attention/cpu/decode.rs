@@ -3,7 +3,7 @@
 use super::{
     block::{Block, KEYS},
     forward::{Outcome, Queries, Source},
-    rows::read_columns,
+    rows::{PlainRows, read_columns},
     scratch::{padded, pitch, with_scratch},
     softmax::exp2,
     tile::{Left, Product, Start, Trim},
@@ -13,7 +13,7 @@ use pulp::{Simd, WithSimd};
 use std::{f32::consts::LOG2_E, ops::Range};
 
 /// Columns up to which this is faster than [`super::forward::Attend`].
-pub(super) const NARROW: usize = 4;
+pub(super) const NARROW: usize = 8;
 
 /// Some heads of query 0 over a range of keys, all of which it sees. `finish` as in [`super::forward::Attend`].
 pub(super) struct Decode<'a, F> {
@@ -32,11 +32,13 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Decode<'_, F> {
         let (width, value_width) = (self.source.keys.width(), self.source.values.width());
         let (row, value_row) = (pitch(width), pitch(value_width));
         let columns = self.heads.len();
+        let in_place = self.source.in_place();
+        let copied = if in_place.is_some() { 0 } else { KEYS };
         let lengths = [
             columns.next_multiple_of(16) * row,
             columns * value_row,
-            KEYS * row,
-            KEYS * value_row,
+            copied * row,
+            copied * value_row,
             columns * KEYS,
         ];
         with_scratch(
@@ -53,14 +55,31 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Decode<'_, F> {
                 );
                 let (mut max, mut sum, mut factor) =
                     ([f32::NEG_INFINITY; NARROW], [0.0; NARROW], [0.0; NARROW]);
+                if let Some([keys, _]) = in_place {
+                    self.keys.clone().take(KEYS).for_each(|key| keys.prefetch(key));
+                }
                 for start in self.keys.clone().step_by(KEYS) {
                     let range = start..(start + KEYS).min(self.keys.end);
-                    self.source.read(&range, keys, values);
-                    for (j, key) in keys.chunks_exact(row).take(range.len()).enumerate() {
+                    let [key_rows, value_rows] = in_place.unwrap_or_else(
+                        #[inline(always)]
+                        || {
+                            self.source.read(&range, keys, values);
+                            [PlainRows::of(keys, row, width), PlainRows::of(values, value_row, value_width)]
+                                .map(|rows| rows.counted_from(range.start))
+                        },
+                    );
+                    for (j, key) in range.clone().enumerate() {
+                        if in_place.is_some() {
+                            // The heads of a row are far apart: the processor does not see what comes next.
+                            value_rows.prefetch(key);
+                            if key + KEYS < self.keys.end {
+                                key_rows.prefetch(key + KEYS);
+                            }
+                        }
                         for (c, query) in queries.chunks_exact(row).take(columns).enumerate() {
                             // SAFETY: both rows are longer than that.
                             scores[c * KEYS + j] =
-                                unsafe { dot(simd, padded(width), key.as_ptr(), query.as_ptr()) };
+                                unsafe { dot(simd, padded(width), key_rows.row(key), query.as_ptr()) };
                         }
                     }
                     for (c, scores) in scores.chunks_exact_mut(KEYS).take(columns).enumerate() {
@@ -74,13 +93,14 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Decode<'_, F> {
                         scores[range.len()..].fill(f32::NEG_INFINITY);
                         factor[c] = absorb(simd, scores, &mut max[c], &mut sum[c]);
                     }
+                    let (b, b_row) = value_rows.slice(&range);
                     Product {
                         m: columns,
                         n: padded(value_width),
                         k: range.len(),
                         a: Left { values: scores, row: KEYS, col: 1 },
-                        b: values,
-                        b_row: value_row,
+                        b,
+                        b_row,
                         c: out,
                         c_row: value_row,
                         start: if start == self.keys.start { Start::Zero } else { Start::Scale(&factor) },

@@ -2,7 +2,7 @@
 
 use super::{
     block::{Begun, Block, COLUMNS, Chunk, KEYS, View},
-    rows::{HeadRows, read_columns},
+    rows::{HeadRows, PlainRows, read_columns},
     scratch::{padded, pitch, with_scratch},
     softmax::Scores,
     tile::{Left, Product, Start, Trim},
@@ -28,6 +28,14 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Keys and values that can be used where they lie.
+    pub(super) fn in_place(&self) -> Option<[PlainRows; 2]> {
+        if self.rotate.is_some() {
+            return None;
+        }
+        Some([self.keys.plain()?, self.values.plain()?])
+    }
+
     #[inline(always)]
     pub(super) fn read(&self, rows: &Range<usize>, keys: &mut [f32], values: &mut [f32]) {
         self.keys.read_all(rows.clone(), keys);

@@ -2,7 +2,7 @@
 
 use super::{
     block::Block,
-    scratch::{padded, pitch},
+    scratch::{LINE, padded, pitch},
 };
 use crate::attention::Heads;
 use keyfold_core::DType;
@@ -61,6 +61,16 @@ impl HeadRows {
         };
         // SAFETY: the row lies within the tensor.
         unsafe { start.add(row * self.stride) }
+    }
+
+    /// These rows, if they are of f32 and whole lines long, as they would be in scratch.
+    pub(super) fn plain(&self) -> Option<PlainRows> {
+        match self.place {
+            Place::F32(start) if self.width == padded(self.width) => {
+                Some(PlainRows { start, stride: self.stride, width: self.width })
+            }
+            _ => None,
+        }
     }
 
     /// Copies `row` to the start of `to`, times `factor`, and zeros up to a whole line.
@@ -140,4 +150,56 @@ pub(super) fn read_columns(heads: &Heads<'_>, first: usize, block: &Block, facto
         }
     }
     rows.take(block.padded() - block.len()).for_each(|row| row.fill(0.0));
+}
+
+/// Rows of f32 of whole lines: a head in place, or its copy in scratch.
+#[derive(Clone, Copy)]
+pub(super) struct PlainRows {
+    start: *const f32,
+    stride: usize,
+    /// Padded to whole lines.
+    width: usize,
+}
+
+impl PlainRows {
+    /// The rows of `scratch`, each padded to whole lines, `stride` apart.
+    #[inline(always)]
+    pub(super) fn of(scratch: &[f32], stride: usize, width: usize) -> Self {
+        Self { start: scratch.as_ptr(), stride, width: padded(width) }
+    }
+
+    /// The same rows, the first of which is row `first`.
+    #[inline(always)]
+    pub(super) fn counted_from(self, first: usize) -> Self {
+        Self { start: self.start.wrapping_sub(first * self.stride), ..self }
+    }
+
+    /// Address of `row`.
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> *const f32 {
+        self.start.wrapping_add(row * self.stride)
+    }
+
+    /// The rows `rows`, at least one, and from one to the next.
+    #[inline(always)]
+    pub(super) fn slice(&self, rows: &Range<usize>) -> (&[f32], usize) {
+        let length = (rows.len() - 1) * self.stride + self.width;
+        // SAFETY: the rows lie within the tensor or the scratch, whose reader this op is.
+        (unsafe { std::slice::from_raw_parts(self.row(rows.start), length) }, self.stride)
+    }
+
+    /// Asks for `row` to be brought near.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, row: usize) {
+        for line in (0..self.width).step_by(LINE) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: every x86-64 has the instruction, which accesses nothing.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(self.row(row).wrapping_add(line).cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        }
+    }
 }
