@@ -24,7 +24,7 @@ mod words;
 pub use rows::StoryRows;
 
 use crate::mix::{Permutation, SplitMix, mix2};
-use plots::{ASIDES, INTRODUCTIONS, INTRODUCTIONS_OF_THREE, LISTS, PLOTS, WEATHER};
+use plots::{ASIDES, INTRODUCTIONS, INTRODUCTIONS_AT_HOME, LISTS, PLOTS, WEATHER};
 use template::{Person, Writer};
 
 /// Number of different stories of one seed.
@@ -34,7 +34,7 @@ pub const STORIES: u64 = 1 << 36;
 pub const FIRST_VALIDATION_STORY: u64 = STORIES / 2;
 
 /// Changes whenever a text may change, so that tokenizers trained on the stories are not mixed up.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -91,23 +91,27 @@ pub enum Vocabulary {
 }
 
 impl Vocabulary {
-    /// Names, trades, adjectives, things, places.
-    fn sizes(self) -> [usize; 5] {
+    /// Names, trades, adjectives, things, first and second words of places.
+    fn sizes(self) -> [usize; 6] {
         match self {
-            Self::Small => [16, 12, 12, 16, 12],
-            Self::Large => [100, 32, 32, 64, 48],
+            Self::Small => [16, 12, 12, 16, 10, 10],
+            Self::Large => [100, 32, 32, 64, 30, 40],
         }
     }
 
-    /// Percentage of lists. They ask for so much in so few words that a model finds the way of recalling
-    /// in them first, which then serves in the tales.
-    fn lists(self) -> usize {
+    /// Percentage of stories with four people instead of three. Every one more makes it harder to find out
+    /// that there is something to copy at all, so that a small budget would be spent on guessing.
+    fn fours(self) -> usize {
         match self {
-            Self::Small => 50,
+            Self::Small => 0,
             Self::Large => 25,
         }
     }
 }
+
+/// Percentage of lists. They ask for so much in so few words that a model soon finds the way of recalling
+/// in them, which then serves in the tales.
+const LISTS_PERCENT: usize = 25;
 
 /// Writes stories.
 #[derive(Debug, Clone)]
@@ -129,7 +133,7 @@ impl StoryGenerator {
         let mut rng = SplitMix::new(mix2(self.seed, digits));
         let cast = cast(digits, self.vocabulary, &mut rng);
         let tales = PLOTS.len() - LISTS;
-        let plot = if rng.below(100) < self.vocabulary.lists() {
+        let plot = if rng.below(100) < LISTS_PERCENT {
             &PLOTS[tales + rng.below(LISTS)]
         } else {
             &PLOTS[rng.below(tales)]
@@ -143,36 +147,21 @@ impl StoryGenerator {
         let town_end = pick(&words::TOWN_ENDS, &mut rng);
         let time = pick(&words::TIMES, &mut rng);
         w.sentence(&format!("{time} in {town_start}{town_end}, this is what happened."), 0);
-        if rng.below(2) == 0 {
-            w.sentence(pick(INTRODUCTIONS_OF_THREE, &mut rng), 0);
-            (3..cast.len()).for_each(|who| w.sentence(pick(INTRODUCTIONS, &mut rng), who));
-        } else {
-            let mut variants: Vec<_> = INTRODUCTIONS.to_vec();
-            // The last one begins with "And" and cannot open the list.
-            let last = variants.pop();
-            rng.shuffle_front(&mut variants, cast.len());
-            (0..cast.len() - 1).for_each(|who| w.sentence(variants[who], who));
-            w.sentence(
-                last.filter(|_| rng.below(2) == 0).unwrap_or(variants[cast.len() - 1]),
-                cast.len() - 1,
-            );
-        }
+        let mut introductions = if plot.homes { INTRODUCTIONS_AT_HOME } else { INTRODUCTIONS }.to_vec();
+        rng.shuffle_front(&mut introductions, cast.len());
+        (0..cast.len()).for_each(|who| w.sentence(introductions[who], who));
         w.sentence(pick(plot.openings, &mut rng), 0);
-        for who in 0..cast.len() {
-            w.sentence(pick(plot.facts, &mut rng), who);
-            if !plot.is_list() && rng.below(4) == 0 {
-                distraction(&mut w, &mut rng);
-            }
+        (0..cast.len()).for_each(|who| w.sentence(pick(plot.facts, &mut rng), who));
+        if !plot.is_list() || rng.below(2) == 0 {
+            distraction(&mut w, &mut rng);
         }
-        let distractions = if plot.is_list() { rng.below(2) } else { 1 + rng.below(3) };
-        (0..distractions).for_each(|_| distraction(&mut w, &mut rng));
         w.sentence(pick(plot.turns, &mut rng), 0);
 
         // Everybody comes back the same number of times, in a new order each time, and nobody says the
         // same thing twice.
         let mut left: Vec<Vec<&str>> = vec![plot.recalls.to_vec(); cast.len()];
         let mut order: Vec<usize> = (0..cast.len()).collect();
-        let rounds = if cast.len() > 3 { plot.rounds.min(5) } else { plot.rounds };
+        let rounds = plot.rounds + 3 - cast.len();
         for _ in 0..rounds {
             rng.shuffle_front(&mut order, cast.len());
             for &who in &order {
@@ -180,7 +169,7 @@ impl StoryGenerator {
                 let sentence = left[who].swap_remove(variant);
                 w.sentence(sentence, who);
             }
-            if !plot.is_list() && rng.below(2) == 0 {
+            if !plot.is_list() && rng.below(3) == 0 {
                 distraction(&mut w, &mut rng);
             }
         }
@@ -214,9 +203,8 @@ fn distraction(w: &mut Writer<'_>, asides: &mut Vec<&str>, rng: &mut SplitMix) {
 /// Makes the people of a story. The first three names and trades and the first two things with their
 /// adjectives are digits of the story's number; the rest is drawn.
 fn cast(mut digits: u64, vocabulary: Vocabulary, rng: &mut SplitMix) -> Vec<Person> {
-    let [mut names, mut roles, mut adjectives, mut objects, mut places] =
+    let [mut names, mut roles, mut adjectives, mut objects, mut lands, mut places] =
         vocabulary.sizes().map(|n| (0..n).collect::<Vec<usize>>());
-    let mut prepositions: Vec<usize> = (0..words::PREPOSITIONS.len()).collect();
     let mut taken = 0;
     let mut take = |pool: &mut Vec<usize>| {
         // The last digits do not reach their full range. Turning each by a mix of those before keeps the
@@ -231,15 +219,15 @@ fn cast(mut digits: u64, vocabulary: Vocabulary, rng: &mut SplitMix) -> Vec<Pers
     let mut drawn_adjectives = [0; 2].map(|_| take(&mut adjectives)).to_vec();
     let mut drawn_objects = [0; 2].map(|_| take(&mut objects)).to_vec();
     let mut drawn_roles = [0; 3].map(|_| take(&mut roles)).to_vec();
-    let (mut drawn_prepositions, mut drawn_places) = (Vec::new(), Vec::new());
-    let size = 3 + usize::from(rng.below(4) == 0);
+    let (mut drawn_lands, mut drawn_places) = (Vec::new(), Vec::new());
+    let size = if rng.below(100) < vocabulary.fours() { 4 } else { 3 };
     for (pool, drawn) in [
         (&mut names, &mut drawn_names),
         (&mut roles, &mut drawn_roles),
         (&mut adjectives, &mut drawn_adjectives),
         (&mut objects, &mut drawn_objects),
         (&mut places, &mut drawn_places),
-        (&mut prepositions, &mut drawn_prepositions),
+        (&mut lands, &mut drawn_lands),
     ] {
         while drawn.len() < size {
             let at = rng.below(pool.len());
@@ -252,11 +240,10 @@ fn cast(mut digits: u64, vocabulary: Vocabulary, rng: &mut SplitMix) -> Vec<Pers
             let names = if she { &words::SHE } else { &words::HE };
             Person {
                 name: names[drawn_names[i] / 2],
-                she,
                 role: words::ROLES[drawn_roles[i]],
                 adjective: words::ADJECTIVES[drawn_adjectives[i]],
                 object: words::OBJECTS[drawn_objects[i]],
-                preposition: words::PREPOSITIONS[drawn_prepositions[i]],
+                land: words::LANDS[drawn_lands[i]],
                 place: words::PLACES[drawn_places[i]],
             }
         })

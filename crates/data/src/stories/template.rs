@@ -1,8 +1,8 @@
 //! Sentence templates: text with `{field}` for what is told and `[field]` for what must be recalled.
 //!
 //! A field is a person's letter (`a` the one the sentence is about, `b` the next in the circle, `c` the
-//! one after) with an attribute: `a` the name, `a.role`, `a.adj`, `a.obj`, `a.prep`, `a.place`, `a.she`,
-//! `a.her`. A capital attribute (`a.She`) is capitalised; `an a.adj` puts the right article before it.
+//! one after) with an attribute: `a` the name, `a.role`, `a.adj`, `a.obj`, and the two words of a place's name, `a.land`
+//! and `a.place`. `an a.adj` puts the right article before it.
 //! The author of a template answers for its recalls being determined by the words before them.
 
 use super::{Answer, AnswerKind};
@@ -11,11 +11,10 @@ use super::{Answer, AnswerKind};
 #[derive(Debug, Clone)]
 pub(super) struct Person {
     pub(super) name: &'static str,
-    pub(super) she: bool,
     pub(super) role: &'static str,
     pub(super) adjective: &'static str,
     pub(super) object: &'static str,
-    pub(super) preposition: &'static str,
+    pub(super) land: &'static str,
     pub(super) place: &'static str,
 }
 
@@ -51,16 +50,13 @@ impl Writer<'_> {
         let (letter, attribute) = field.split_once('.').unwrap_or((field, "name"));
         let offset = letter.bytes().next().map_or(0, |l| usize::from(l.saturating_sub(b'a')));
         let person = &self.cast[(who + offset) % self.cast.len()];
-        let lower = attribute.to_lowercase();
-        let (word, kind) = match lower.as_str() {
-            "role" => (person.role, Some(AnswerKind::Role)),
-            "adj" => (person.adjective, Some(AnswerKind::Adjective)),
-            "obj" => (person.object, Some(AnswerKind::Object)),
-            "place" => (person.place, Some(AnswerKind::Place)),
-            "prep" => (person.preposition, None),
-            "she" => (if person.she { "she" } else { "he" }, None),
-            "her" => (if person.she { "her" } else { "his" }, None),
-            _ => (person.name, Some(AnswerKind::Name)),
+        let (word, kind) = match attribute {
+            "role" => (person.role, AnswerKind::Role),
+            "adj" => (person.adjective, AnswerKind::Adjective),
+            "obj" => (person.object, AnswerKind::Object),
+            "land" => (person.land, AnswerKind::Place),
+            "place" => (person.place, AnswerKind::Place),
+            _ => (person.name, AnswerKind::Name),
         };
         if let Some(article) = article {
             self.text.push_str(if word.starts_with(['a', 'e', 'i', 'o', 'u']) {
@@ -71,13 +67,8 @@ impl Writer<'_> {
             self.text.push(' ');
         }
         let start = self.text.len();
-        if attribute == lower {
-            self.text.push_str(word);
-        } else {
-            self.text.extend(word.chars().take(1).flat_map(char::to_uppercase));
-            self.text.push_str(&word[1..]);
-        }
-        if let (true, Some(kind)) = (recalled, kind) {
+        self.text.push_str(word);
+        if recalled {
             let distance = last_mention(&self.text[..start], word).map_or(start, |at| start - at);
             let candidates = self.cast.len();
             self.answers.push(Answer { start, end: self.text.len(), kind, distance, candidates });

@@ -1,45 +1,46 @@
 //! The vocabulary of the stories. Every list holds plain, distinct words, so that a small tokenizer has
-//! one token for most of them, and no word is in two lists of things that can be asked for.
+//! one token for most of them (of the small vocabulary: for all), and no word is in two lists of things that can be asked for.
+//! [`super::Vocabulary::Small`] takes the first words of each list.
 
 /// Given names of women and girls.
 pub(super) const SHE: [&str; 50] = [
-    "Ada", "Alma", "Anna", "Bella", "Bianca", "Carla", "Clara", "Cora", "Daphne", "Dora", "Edith", "Elena",
-    "Emma", "Esther", "Fiona", "Flora", "Frida", "Greta", "Hana", "Harriet", "Helga", "Ida", "Ines", "Irene",
-    "Ivy", "Julia", "Karin", "Kira", "Lara", "Lena", "Lily", "Lucia", "Mabel", "Maria", "Marta", "Mira",
-    "Molly", "Nadia", "Nina", "Nora", "Olga", "Paula", "Petra", "Rosa", "Ruth", "Stella", "Tilda", "Vera",
-    "Wanda", "Zora",
+    "Ada", "Clara", "Dora", "Greta", "Ivy", "Lena", "Mira", "Rosa", "Alma", "Anna", "Bella", "Bianca",
+    "Carla", "Cora", "Daphne", "Edith", "Elena", "Emma", "Esther", "Fiona", "Flora", "Frida", "Hana",
+    "Harriet", "Helga", "Ida", "Ines", "Irene", "Julia", "Karin", "Kira", "Lara", "Lily", "Lucia", "Mabel",
+    "Maria", "Marta", "Molly", "Nadia", "Nina", "Nora", "Olga", "Paula", "Petra", "Ruth", "Stella", "Tilda",
+    "Vera", "Wanda", "Zora",
 ];
 
 /// Given names of men and boys.
 pub(super) const HE: [&str; 50] = [
-    "Adam", "Albert", "Anton", "Arthur", "Basil", "Bruno", "Carlo", "Conrad", "Daniel", "David", "Edgar",
-    "Emil", "Eric", "Felix", "Finn", "Frank", "George", "Gilbert", "Hans", "Henry", "Hugo", "Igor", "Ivan",
-    "Jacob", "Jasper", "John", "Jonas", "Karl", "Leo", "Louis", "Luke", "Magnus", "Marco", "Martin", "Milo",
-    "Nathan", "Noah", "Oscar", "Otto", "Owen", "Paul", "Peter", "Quentin", "Rufus", "Samuel", "Simon",
+    "Ben", "Emil", "Finn", "Hugo", "Jonas", "Karl", "Otto", "Paul", "Adam", "Albert", "Anton", "Arthur",
+    "Bruno", "Carlo", "Conrad", "Daniel", "David", "Edgar", "Eric", "Felix", "Frank", "George", "Gilbert",
+    "Hans", "Henry", "Igor", "Ivan", "Jacob", "Jasper", "John", "Leo", "Louis", "Luke", "Magnus", "Marco",
+    "Martin", "Milo", "Nathan", "Noah", "Oscar", "Owen", "Peter", "Quentin", "Rufus", "Samuel", "Simon",
     "Theo", "Thomas", "Victor", "Walter",
 ];
 
 /// What people do for a living.
 pub(super) const ROLES: [&str; 32] = [
-    "baker",
     "miller",
+    "hunter",
+    "baker",
     "weaver",
     "potter",
-    "sailor",
-    "farmer",
+    "fisher",
+    "smith",
+    "mason",
     "tailor",
-    "hunter",
-    "teacher",
     "doctor",
     "painter",
+    "teacher",
+    "sailor",
+    "farmer",
     "fiddler",
     "gardener",
     "shepherd",
     "carpenter",
-    "smith",
-    "fisher",
     "cobbler",
-    "mason",
     "clerk",
     "printer",
     "barber",
@@ -57,81 +58,40 @@ pub(super) const ROLES: [&str; 32] = [
 
 /// What a thing looks like.
 pub(super) const ADJECTIVES: [&str; 32] = [
-    "red", "blue", "green", "yellow", "purple", "white", "black", "grey", "brown", "orange", "silver",
-    "golden", "copper", "wooden", "iron", "glass", "painted", "carved", "polished", "dusty", "tiny", "heavy",
-    "round", "crooked", "shiny", "striped", "spotted", "plain", "pretty", "rusty", "smooth", "broken",
+    "red", "blue", "green", "yellow", "white", "black", "silver", "golden", "wooden", "tiny", "heavy",
+    "round", "purple", "grey", "brown", "orange", "copper", "iron", "glass", "painted", "carved", "polished",
+    "dusty", "crooked", "shiny", "striped", "spotted", "plain", "pretty", "rusty", "smooth", "broken",
 ];
 
 /// Things that can be owned, given, hidden and carried.
 pub(super) const OBJECTS: [&str; 64] = [
-    "lantern", "kettle", "drum", "flute", "violin", "compass", "map", "mirror", "clock", "key", "ring",
-    "necklace", "crown", "coin", "box", "basket", "bucket", "barrel", "bottle", "bowl", "cup", "plate",
-    "spoon", "knife", "jug", "vase", "candle", "lamp", "bell", "whistle", "harp", "puppet", "doll", "kite",
-    "ball", "book", "letter", "feather", "brush", "ribbon", "scarf", "hat", "glove", "boot", "belt", "cloak",
+    "kite", "drum", "bell", "lamp", "key", "book", "hat", "ring", "boat", "basket", "mirror", "flute", "cup",
+    "clock", "map", "candle", "lantern", "kettle", "violin", "compass", "necklace", "crown", "coin", "box",
+    "bucket", "barrel", "bottle", "bowl", "plate", "spoon", "knife", "jug", "vase", "whistle", "harp",
+    "puppet", "doll", "ball", "letter", "feather", "brush", "ribbon", "scarf", "glove", "belt", "cloak",
     "blanket", "pillow", "chair", "stool", "ladder", "rope", "net", "anchor", "wheel", "saddle", "cart",
     "shovel", "axe", "hammer", "needle", "trumpet", "umbrella", "globe",
 ];
 
-/// Places that people stand beside, behind or near.
-pub(super) const PLACES: [&str; 48] = [
-    "mill",
-    "bridge",
-    "chapel",
-    "barn",
-    "well",
-    "tower",
-    "orchard",
-    "harbour",
-    "bakery",
-    "stable",
-    "fountain",
-    "quarry",
-    "lighthouse",
-    "inn",
-    "school",
-    "library",
-    "garden",
-    "gate",
-    "wall",
-    "oak",
-    "willow",
-    "boathouse",
-    "cottage",
-    "castle",
-    "temple",
-    "museum",
-    "theatre",
-    "station",
-    "dairy",
-    "forge",
-    "hedge",
-    "statue",
-    "pump",
-    "ferry",
-    "pond",
-    "brook",
-    "cave",
-    "cliff",
-    "meadow",
-    "vineyard",
-    "courtyard",
-    "workshop",
-    "brewery",
-    "ruin",
-    "signpost",
-    "haystack",
-    "shrine",
-    "oven",
+/// First words of the names of places. No two people of a story share one, so that it says which place is meant.
+pub(super) const LANDS: [&str; 30] = [
+    "Raven", "Stone", "North", "Elm", "Wolf", "Crow", "Fern", "Winter", "Marsh", "Birch", "Ash", "Bear",
+    "Copper", "Cherry", "Eagle", "Fox", "Hazel", "Honey", "King", "Linden", "Maple", "Moon", "Oak", "Otter",
+    "Pine", "River", "Rose", "South", "Swan", "Thorn",
 ];
 
-/// How somebody or something is placed. No two people of a story get the same one.
-pub(super) const PREPOSITIONS: [&str; 8] =
-    ["behind", "beside", "near", "outside", "below", "opposite", "beyond", "by"];
+/// Second words of the names of places.
+pub(super) const PLACES: [&str; 40] = [
+    "Hill", "Bridge", "Mill", "Tower", "Gate", "Well", "Barn", "Harbour", "Garden", "Inn", "Abbey", "Bay",
+    "Brook", "Castle", "Chapel", "Cottage", "Cross", "Farm", "Field", "Ford", "Green", "Hall", "House",
+    "Island", "Lake", "Lane", "Lodge", "Meadow", "Orchard", "Park", "Pond", "Quarry", "School", "Square",
+    "Station", "Street", "Valley", "Wall", "Wharf", "Wood",
+];
 
 /// First and second halves of the names of villages.
 pub(super) const TOWN_STARTS: [&str; 20] = [
-    "Ash", "Birch", "Bram", "Crow", "Dun", "Elm", "Fern", "Glen", "Hart", "Kings", "Lang", "Marsh", "North",
-    "Oak", "Raven", "Stone", "Thorn", "Wester", "Winter", "Wolf",
+    "Alder", "Bram", "Carls", "Dun", "Eber", "Glen", "Hart", "Ing", "Kel", "Lang", "Mel", "Nor", "Ort",
+    "Pel", "Quin", "Rams", "Sel", "Tarn", "Ul", "Wester",
 ];
 
 /// See [`TOWN_STARTS`].
