@@ -110,7 +110,8 @@ pub(crate) fn remains(out: &Path) -> Remains {
             let path = entry.unwrap().path();
             (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(path).unwrap())
         })
-        .filter(|(name, _)| name != "training.json")
+        // They hold, or depend on, the seconds that a run took.
+        .filter(|(name, _)| name != "training.json" && name != CHECKSUMS_FILE)
         .collect();
     files.sort();
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
