@@ -24,6 +24,6 @@ pub use config::{Activation, LocalConfig, ModelConfig, MoeConfig, RouterScoring}
 pub use error::{CheckpointError, ConfigError, WeightError};
 pub use generate::{Generation, Request, Stop, generate};
 pub use lm::{Decoder, LanguageModel, ModelError, TapeOptions};
-pub use match_params::{MatchedModel, match_params};
+pub use match_params::{MatchedModel, Matcher, match_params};
 pub use sequences::Sequences;
 pub use weights::InitConfig;

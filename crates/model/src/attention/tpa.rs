@@ -79,6 +79,9 @@ impl TpaConfig {
     }
 }
 
+/// Most multiplications to form a token's queries, keys and values.
+const MAX_PRODUCTS: usize = 1 << 44;
+
 const FACTORS: [&str; 6] = [
     "a_q_proj.weight",
     "b_q_proj.weight",
@@ -95,6 +98,13 @@ impl Design for TpaConfig {
         positive("query_rank", self.query_rank)?;
         positive("key_rank", self.key_rank)?;
         positive("value_rank", self.value_rank)?;
+        // No weight has this size, so that declaring them bounds everything but it.
+        let products = self.ranks().checked_mul(self.heads).and_then(|n| n.checked_mul(self.head_dim + 1));
+        if products.is_none_or(|products| products > MAX_PRODUCTS) {
+            return Err(ConfigError::Overflow {
+                what: "tensor products of ranks, heads and head_dim".into(),
+            });
+        }
         Rotary::plain(self.position, self.rope_theta).validate(self.head_dim, "head_dim")?;
         position::validate_scale(self.softmax_scale)
     }

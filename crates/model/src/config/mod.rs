@@ -237,7 +237,7 @@ impl ModelConfig {
 }
 
 /// Most layers: each is a list of weights, which must not fill the memory before anything is checked.
-const MAX_LAYERS: usize = 4096;
+pub(crate) const MAX_LAYERS: usize = 4096;
 /// Longest sequence that tables are made for.
 const MAX_POSITIONS: usize = 1 << 24;
 /// Largest single size: products of three stay far from 2^64.

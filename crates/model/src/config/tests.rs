@@ -116,3 +116,15 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn sizes_that_only_multiply_together_are_refused() {
+    let huge = 1 << 22;
+    refused(
+        json!({"kind": "tpa", "heads": huge, "head_dim": huge, "query_rank": huge}),
+        &["overflow", "tensor products"],
+    );
+    let mut config = tiny(json!({"kind": "mha", "heads": 2, "head_dim": 8})).unwrap();
+    config.moe = serde_json::from_value(json!({ "experts": 1 << 24, "top_k": 1, "expert_size": 1 })).unwrap();
+    assert!(config.validate().unwrap_err().to_string().contains("weights"));
+}

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     attention::{AttentionConfig, Grouped},
-    config::{Activation, LocalConfig, ModelConfig},
+    config::{Activation, LocalConfig, MAX_LAYERS, ModelConfig},
     error::ConfigError,
     position::{Position, ROPE_THETA},
     weights::InitConfig,
@@ -20,10 +20,16 @@ pub(super) fn read(
     positions_key: &str,
 ) -> Result<ModelConfig, ConfigError> {
     let init = InitConfig::default();
+    let num_hidden_layers = keys.required("num_hidden_layers")?;
+    // Families list layers, which must not fill the memory before the model is validated.
+    if num_hidden_layers > MAX_LAYERS {
+        let expected = format!("at most {MAX_LAYERS}");
+        return Err(ConfigError::value("num_hidden_layers", expected, num_hidden_layers));
+    }
     Ok(ModelConfig {
         vocab_size: keys.required("vocab_size")?,
         hidden_size: keys.required("hidden_size")?,
-        num_hidden_layers: keys.required("num_hidden_layers")?,
+        num_hidden_layers,
         intermediate_size: keys.required("intermediate_size")?,
         max_position_embeddings: keys.required(positions_key)?,
         tie_word_embeddings: keys.optional("tie_word_embeddings")?.unwrap_or(false),

@@ -12,6 +12,26 @@ fn model(attention: AttentionConfig) -> ModelConfig {
 }
 
 #[test]
+fn absurd_numbers_of_layers_are_refused_before_they_are_listed() {
+    for model_type in ["llama", "qwen2", "qwen3_moe", "gemma3_text", "step3_text", "deepseek_v3"] {
+        let json = json!({
+            "model_type": model_type, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+            "num_hidden_layers": 1_000_000_000_000_000_000u64, "vocab_size": 64, "max_position_embeddings": 64,
+            "head_dim": 16, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+            "v_head_dim": 8, "n_routed_experts": 4, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 8, "use_sliding_window": model_type == "qwen2", "sliding_window": 8,
+            "max_window_layers": 0,
+        });
+        let mut json = json;
+        if model_type != "qwen2" {
+            json["use_sliding_window"] = false.into();
+        }
+        let error = read(&json).unwrap_err().to_string();
+        assert!(error.contains("`num_hidden_layers` is 1000000000000000000"), "{model_type}: {error}");
+    }
+}
+
+#[test]
 fn presets_are_written_in_the_family_that_others_can_open() {
     let expected = [
         ("mha", "llama"),

@@ -80,6 +80,9 @@ pub struct Declarations {
 
 /// Largest model: 16 times the largest published one.
 const MAX_ELEMENTS: usize = 1 << 44;
+/// Most weights: 10 times those of the largest published mixtures of experts. Each takes memory before anything is known
+/// of the machine.
+const MAX_WEIGHTS: usize = 1 << 20;
 
 /// Initialisation: `[model.init]`.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -171,6 +174,9 @@ impl Declarations {
             Some(elements) if elements <= MAX_ELEMENTS => elements,
             _ => return Err(ConfigError::Overflow { what: format!("weight `{name}` of shape {shape:?}") }),
         };
+        if self.list.len() == MAX_WEIGHTS {
+            return Err(ConfigError::Overflow { what: format!("more than {MAX_WEIGHTS} weights") });
+        }
         self.list.push(Declared { name, shape, init, part: self.part });
         Ok(())
     }
