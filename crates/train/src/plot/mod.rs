@@ -7,18 +7,25 @@
 mod axes;
 mod canvas;
 mod curves;
+mod designs;
 mod labels;
 mod outcomes;
 mod page;
 mod scale;
 mod style;
 
+pub use designs::{Design, Designs};
+
 use crate::{
     atomic::{AtomicError, write_atomic},
     report::Report,
 };
 use keyfold_core::units;
-use std::{error::Error, io::Write, path::Path};
+use std::{
+    error::Error,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 /// The file of the picture that scales.
 pub const SVG_FILE: &str = "loss.svg";
@@ -64,6 +71,9 @@ pub enum PlotError {
     /// A file could not be written.
     #[error(transparent)]
     Write(#[from] AtomicError),
+    /// A file of no kind that can be drawn.
+    #[error("{}: expected a name that ends in .svg or .png", .0.display())]
+    Name(PathBuf),
 }
 
 impl Figure {
@@ -72,7 +82,7 @@ impl Figure {
     /// # Errors
     /// When the drawing library fails.
     pub fn to_svg(&self) -> Result<String, PlotError> {
-        canvas::svg(page::size(self), |canvas| page::draw(canvas, self))
+        canvas::svg(page::Head::of(self).size(), |canvas| page::draw(canvas, self))
     }
 
     /// The picture as a PNG file of two pixels to one of the SVG's.
@@ -80,7 +90,7 @@ impl Figure {
     /// # Errors
     /// When the drawing library or the encoder fails.
     pub fn to_png(&self) -> Result<Vec<u8>, PlotError> {
-        canvas::png(page::size(self), |canvas| page::draw(canvas, self))
+        canvas::png(page::Head::of(self).size(), |canvas| page::draw(canvas, self))
     }
 
     /// Writes `loss.svg` and `loss.png` into `folder`.

@@ -22,25 +22,60 @@ const BELOW_PANELS: f64 = 72.0;
 /// Left and right end of the panels; between them are the names of the lines.
 const PANELS: [(f64, f64); 2] = [(86.0, 600.0), (824.0, 1332.0)];
 
-/// Width and height in logical pixels; the legend takes as many lines as it needs.
-pub(super) fn size(figure: &Figure) -> (u32, u32) {
-    (WIDTH, (panels_top(figure) + PANEL_HEIGHT + BELOW_PANELS).ceil() as u32)
+/// What stands above the panels.
+pub(super) struct Head<'a> {
+    pub(super) title: &'a str,
+    pub(super) subtitle: &'a str,
+    /// The entries of the legend.
+    pub(super) names: Vec<&'a str>,
+    /// Whether an entry stands for a line with markers, or for markers alone.
+    pub(super) lines: bool,
 }
 
-fn panels_top(figure: &Figure) -> f64 {
-    let lines = legend(figure).last().map_or(0.0, |(_, line)| line + 1.0);
-    LEGEND_TOP + LEGEND_LINE * lines + ABOVE_PANELS
+impl<'a> Head<'a> {
+    pub(super) fn of(figure: &'a Figure) -> Self {
+        let names = figure.variants.iter().map(|variant| variant.name.as_str()).collect();
+        Self { title: &figure.title, subtitle: &figure.subtitle, names, lines: true }
+    }
+
+    /// Width and height of the picture in logical pixels; the legend takes as many lines as it needs.
+    pub(super) fn size(&self) -> (u32, u32) {
+        (WIDTH, (self.panels_top() + PANEL_HEIGHT + BELOW_PANELS).ceil() as u32)
+    }
+
+    fn panels_top(&self) -> f64 {
+        let lines = legend(&self.names).last().map_or(0.0, |(_, line)| line + 1.0);
+        LEGEND_TOP + LEGEND_LINE * lines + ABOVE_PANELS
+    }
+
+    /// Draws it and gives the places of the two panels.
+    pub(super) fn draw(&self, canvas: &Canvas<'_>) -> Result<[Rect; 2], PlotError> {
+        let title = Type::new(20.0, INK).bold();
+        let subtitle = Type::new(13.0, FAINT_INK);
+        let room = f64::from(WIDTH) - 2.0 * MARGIN;
+        canvas.text(&title.fit(self.title, room), (MARGIN, 38.0), title)?;
+        canvas.text(&subtitle.fit(self.subtitle, room), (MARGIN, 60.0), subtitle)?;
+        self.draw_legend(canvas)?;
+        let top = self.panels_top();
+        Ok(PANELS.map(|(left, right)| Rect { left, right, top, bottom: top + PANEL_HEIGHT }))
+    }
+
+    fn draw_legend(&self, canvas: &Canvas<'_>) -> Result<(), PlotError> {
+        for (index, (name, (x, line))) in self.names.iter().zip(legend(&self.names)).enumerate() {
+            let look = Look::of(index);
+            let y = LEGEND_TOP + LEGEND_LINE * line;
+            if self.lines {
+                canvas.dashed(&[(x, y), (x + SWATCH, y)], look.color(), 2.4, look.dash())?;
+            }
+            canvas.marker(look, (x + SWATCH / 2.0, y), 4.5)?;
+            canvas.text(name, (x + SWATCH + 8.0, y + 4.5), Type::new(LEGEND_TYPE, INK))?;
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn draw(canvas: &Canvas<'_>, figure: &Figure) -> Result<(), PlotError> {
-    let title = Type::new(20.0, INK).bold();
-    let subtitle = Type::new(13.0, FAINT_INK);
-    let room = f64::from(WIDTH) - 2.0 * MARGIN;
-    canvas.text(&title.fit(&figure.title, room), (MARGIN, 38.0), title)?;
-    canvas.text(&subtitle.fit(&figure.subtitle, room), (MARGIN, 60.0), subtitle)?;
-    draw_legend(canvas, figure)?;
-    let top = panels_top(figure);
-    let [left, right] = PANELS.map(|(left, right)| Rect { left, right, top, bottom: top + PANEL_HEIGHT });
+    let [left, right] = Head::of(figure).draw(canvas)?;
     curves::draw(canvas, figure, left)?;
     outcomes::draw(canvas, figure, right)
 }
@@ -49,11 +84,11 @@ const LEGEND_TYPE: f64 = 13.0;
 const SWATCH: f64 = 30.0;
 
 /// Left end and line of each entry of the legend.
-fn legend(figure: &Figure) -> Vec<(f64, f64)> {
+fn legend(names: &[&str]) -> Vec<(f64, f64)> {
     let (mut x, mut line) = (MARGIN, 0.0);
-    let mut entries = Vec::with_capacity(figure.variants.len());
-    for variant in &figure.variants {
-        let width = SWATCH + 8.0 + Type::new(LEGEND_TYPE, INK).width(&variant.name) + 26.0;
+    let mut entries = Vec::with_capacity(names.len());
+    for name in names {
+        let width = SWATCH + 8.0 + Type::new(LEGEND_TYPE, INK).width(name) + 26.0;
         if x > MARGIN && x + width > f64::from(WIDTH) - MARGIN {
             (x, line) = (MARGIN, line + 1.0);
         }
@@ -61,15 +96,4 @@ fn legend(figure: &Figure) -> Vec<(f64, f64)> {
         x += width;
     }
     entries
-}
-
-fn draw_legend(canvas: &Canvas<'_>, figure: &Figure) -> Result<(), PlotError> {
-    for (index, (variant, (x, line))) in figure.variants.iter().zip(legend(figure)).enumerate() {
-        let look = Look::of(index);
-        let y = LEGEND_TOP + LEGEND_LINE * line;
-        canvas.dashed(&[(x, y), (x + SWATCH, y)], look.color(), 2.4, look.dash())?;
-        canvas.marker(look, (x + SWATCH / 2.0, y), 4.5)?;
-        canvas.text(&variant.name, (x + SWATCH + 8.0, y + 4.5), Type::new(LEGEND_TYPE, INK))?;
-    }
-    Ok(())
 }
