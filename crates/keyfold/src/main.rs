@@ -57,6 +57,12 @@ enum Command {
     Generate(commands::generate::Args),
     /// Write the logits of given tokens to a safetensors file.
     Logits(commands::logits::Args),
+    /// Explain what a model's attention holds and costs.
+    Inspect(commands::inspect::Args),
+    /// Find designs of a model's size whose cache fits a budget.
+    Plan(commands::plan::Args),
+    /// Print the capacity table of the MFA paper for given sizes.
+    Table(commands::table::Args),
     /// Measure speed.
     #[command(subcommand)]
     Bench(commands::bench::Command),
@@ -112,6 +118,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
+        Command::Table(args) => commands::table::run(&args),
         Command::Bench(command) => commands::bench::run(&command),
         Command::Data(command) => commands::data::run(&command),
     }

@@ -4,7 +4,10 @@ pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod data;
 pub(crate) mod generate;
+pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod plan;
+pub(crate) mod table;
 pub(crate) mod train;
 
 use anyhow::Context;

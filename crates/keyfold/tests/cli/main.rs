@@ -5,6 +5,8 @@
 
 mod bench;
 mod compare;
+mod concepts;
+mod design;
 mod help;
 mod interruption;
 mod models;

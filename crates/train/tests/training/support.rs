@@ -2,6 +2,7 @@
 
 use keyfold_train::{
     atomic::Versions,
+    checksums::CHECKSUMS_FILE,
     config::RunConfig,
     metrics::{self, Record},
     run::{Event, RunError, Summary, run},
