@@ -23,23 +23,27 @@ pub(crate) struct Args {
 /// What is decoded.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct WorkloadArgs {
-    /// Tokens in the cache of each sequence.
-    #[arg(long, default_value_t = 8192, value_name = "N")]
-    context: u64,
+    /// Tokens in the cache of each sequence [default: 8192, or the model's longest sequence].
+    #[arg(long, value_name = "N")]
+    context: Option<u64>,
     /// Storage of the cache: bf16, fp8 or int4.
     #[arg(long, default_value_t, value_name = "DTYPE")]
     kv_dtype: KvDtype,
 }
 
+/// Tokens of context where the model has room for them.
+const CONTEXT: u64 = 8192;
+
 impl WorkloadArgs {
-    pub(crate) fn with_batch(self, batch: u64) -> anyhow::Result<Workload> {
-        Ok(Workload::new(self.context, batch, self.kv_dtype)?)
+    pub(crate) fn of(self, target: &Target, batch: u64) -> anyhow::Result<Workload> {
+        let longest = target.config.max_position_embeddings as u64;
+        Ok(Workload::new(self.context.unwrap_or(CONTEXT.min(longest)), batch, self.kv_dtype)?)
     }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let workload = args.workload.with_batch(args.batch)?;
-    let mut told = inspect(&Target::open(&args.target)?, &workload)?;
+    let target = Target::open(&args.target)?;
+    let mut told = inspect(&target, &args.workload.of(&target, args.batch)?)?;
     if let Some(name) = &args.hardware {
         told = told.on(&Hardware::named(name)?);
     }

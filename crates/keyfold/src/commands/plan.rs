@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Designs::check_name(path)?;
     }
     let target = Target::open(&args.target)?;
-    let workload = args.workload.with_batch(args.batch)?;
+    let workload = args.workload.of(&target, args.batch)?;
     let kv_budget = match (args.kv_budget, args.kv_ratio) {
         (Some(bytes), _) => bytes,
         (None, Some(ratio)) => {
