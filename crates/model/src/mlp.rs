@@ -10,7 +10,7 @@ use keyfold_ops::{glu, moe::Router};
 
 /// The MLP of one layer.
 pub(crate) enum Mlp {
-    Dense(Gated),
+    Dense(Box<Gated>),
     Moe(Box<Moe>),
 }
 
@@ -43,7 +43,7 @@ impl Mlp {
                 activation,
             })
         };
-        let Some(moe) = config.layer_moe(layer) else { return Ok(Self::Dense(gated(scope)?)) };
+        let Some(moe) = config.layer_moe(layer) else { return Ok(Self::Dense(Box::new(gated(scope)?))) };
         let choice_bias = match moe.choice_bias {
             true => Some(scope.get("gate.e_score_correction_bias")?),
             false => None,

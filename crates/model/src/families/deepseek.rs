@@ -147,9 +147,7 @@ fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
     rope::insert(&mut keys, attention.rope_theta, attention.rope_scaling);
     match (attention.softmax_scale, attention.rope_scaling) {
         (None, None) => {}
-        (Some(scale), Some(RopeScaling::Yarn { factor, attention_factor, .. }))
-            if attention_factor == 1.0 =>
-        {
+        (Some(scale), Some(RopeScaling::Yarn { factor, attention_factor: 1.0, .. })) => {
             let mscale = mscale_all_dim(width, factor, scale);
             for key in ["rope_scaling", "rope_parameters"] {
                 let parameters = keys.get_mut(key).and_then(Value::as_object_mut)?;

@@ -2,7 +2,7 @@
 //!
 //! A module declares its weights once: name, shape, initialisation, decay. Initialising, loading, saving, counting and
 //! optimizing all read that list. Matrices share one flat buffer and vectors (norm gains, gates) another, in the order
-//! of declaration, so that projections declared one after the other are one wider matrix ([`Scope::span`]), an
+//! of declaration, so that projections declared one after the other are one wider matrix ([`Scope::project`]), an
 //! optimizer step is two calls, and the gradient norm is two sums.
 
 mod declare;
