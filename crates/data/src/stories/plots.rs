@@ -13,8 +13,6 @@ pub(super) struct Plot {
     pub(super) recalls: &'static [&'static str],
     /// How it ends.
     pub(super) endings: &'static [&'static str],
-    /// How often everybody comes back. Plots with many rounds are lists: short sentences, no distraction.
-    pub(super) rounds: usize,
     /// Whether the people's places are their homes, told when they are introduced, and not part of the facts.
     pub(super) homes: bool,
 }
@@ -64,14 +62,7 @@ pub(super) const WEATHER: &[&str] = &[
     "Bread was cheap, and nobody was hungry.",
 ];
 
-impl Plot {
-    /// Whether it is a list and not a tale.
-    pub(super) fn is_list(&self) -> bool {
-        self.rounds > 3
-    }
-}
-
-/// All plots, lists last.
+/// All plots.
 pub(super) const PLOTS: &[Plot] = &[
     Plot {
         openings: &[
@@ -97,7 +88,6 @@ pub(super) const PLOTS: &[Plot] = &[
             "From then on the {a.role} [a] kept the [a.adj] [a.obj] at home.",
             "That evening the {a.role} [a] showed the [a.adj] [a.obj] to all the friends.",
         ],
-        rounds: 4,
         homes: false,
     },
     Plot {
@@ -121,7 +111,6 @@ pub(super) const PLOTS: &[Plot] = &[
             "The {b.role} [b] never forgot that the {a.adj} [a.obj] came from the [a.role] [a].",
             "And the {a.role} [a] was happy about the {a.adj} [a.obj] for many years.",
         ],
-        rounds: 4,
         homes: true,
     },
     Plot {
@@ -152,7 +141,6 @@ pub(super) const PLOTS: &[Plot] = &[
             "To this day the {a.role} [a] does not like [a.land] [a.place].",
             "After that, the {a.role} [a] tied a string to the [a.adj] [a.obj].",
         ],
-        rounds: 4,
         homes: false,
     },
     Plot {
@@ -180,7 +168,6 @@ pub(super) const PLOTS: &[Plot] = &[
             "But the {a.role} [a] dreamed of [a.land] [a.place] every night.",
             "The next year the {a.role} [a] went to [a.land] [a.place] once more, with the same [a.adj] [a.obj].",
         ],
-        rounds: 4,
         homes: false,
     },
     Plot {
@@ -206,7 +193,6 @@ pub(super) const PLOTS: &[Plot] = &[
             "The {a.role} [a] missed the [a.adj] [a.obj] a little.",
             "And the {a.adj} [a.obj] made the [b.role] [b] happy for many years.",
         ],
-        rounds: 4,
         homes: true,
     },
     Plot {
@@ -234,56 +220,6 @@ pub(super) const PLOTS: &[Plot] = &[
             "The mayor thanked the {a.role} [a] for guarding [a.land] [a.place].",
             "Today the {a.adj} [a.obj] of the [a.role] [a] hangs in the town hall.",
         ],
-        rounds: 4,
-        homes: false,
-    },
-    Plot {
-        openings: &[
-            "The teacher made a game of it.",
-            "They played a game of names.",
-            "They sat down and made a list.",
-        ],
-        facts: &["The {a.role} {a} has {an a.adj} {a.obj}.", "{An a.adj} {a.obj} is with the {a.role} {a}."],
-        turns: &["Then they said it again and again.", "And now all together.", "Now who has what?"],
-        recalls: &[
-            "The {a.adj} [a.obj] is with the [a.role] [a].",
-            "The {a.role} [a] has the [a.adj] [a.obj].",
-            "The {a.role} [a]: the [a.adj] [a.obj].",
-            "The {a.adj} [a.obj]: the [a.role] [a].",
-            "{a} has the [a.adj] [a.obj].",
-            "Who has the {a.adj} [a.obj]? The [a.role] [a].",
-        ],
-        endings: &[
-            "In the end the {a.role} [a] had won, and went home with the [a.adj] [a.obj].",
-            "After the game, the {a.role} [a] put away the [a.adj] [a.obj].",
-        ],
-        rounds: 6,
-        homes: false,
-    },
-    Plot {
-        openings: &["Everybody was to stand at a certain place.", "They drew a map of the town."],
-        facts: &["The {a.role} {a} is at {a.land} {a.place}.", "At {a.land} {a.place} is the {a.role} {a}."],
-        turns: &[
-            "Then they went over it again.",
-            "And once more, so that nobody forgets.",
-            "Now who is where?",
-        ],
-        recalls: &[
-            "At {a.land} [a.place] is the [a.role] [a].",
-            "The {a.role} [a] is at [a.land] [a.place].",
-            "The {a.role} [a]: [a.land] [a.place].",
-            "At {a.land} [a.place]: the [a.role] [a].",
-            "{a} is at [a.land] [a.place].",
-            "Who is at {a.land} [a.place]? The [a.role] [a].",
-        ],
-        endings: &[
-            "At last the {a.role} [a] could leave [a.land] [a.place].",
-            "Only the {a.role} [a] stayed at [a.land] [a.place] until night.",
-        ],
-        rounds: 6,
         homes: false,
     },
 ];
-
-/// How many of the [`PLOTS`] are lists.
-pub(super) const LISTS: usize = 2;
