@@ -72,10 +72,49 @@ pub enum DataError {
         found: String,
     },
     /// A tokenizer file that cannot be used.
-    #[error("{}: not a usable byte-level BPE tokenizer: {reason}", path.display())]
+    #[error("{}: not a usable BPE tokenizer: {reason}", path.display())]
     Tokenizer {
         /// The tokenizer.json.
         path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A JSON file with something else in it.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What should be there.
+        expected: &'static str,
+        /// What is there, or why it is no JSON.
+        found: String,
+    },
+    /// A key of a JSON file with a value that cannot be used.
+    #[error("{}: `{key}` is {found}: expected {expected}", path.display())]
+    JsonKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What would have been accepted.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// A model folder without a chat template.
+    #[error(
+        "{}: no chat template: expected chat_template.jinja, or chat_template in tokenizer_config.json",
+        path.display()
+    )]
+    NoChatTemplate {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A chat template that is wrong, or refused the messages.
+    #[error("{origin}: chat template: {reason}")]
+    ChatTemplate {
+        /// Where the template comes from.
+        origin: String,
         /// Why not.
         reason: String,
     },
@@ -146,6 +185,31 @@ pub enum DataError {
         reason: String,
         /// Where the file would have been put.
         place: PathBuf,
+    },
+    /// The hub did not answer, or not with what was asked for.
+    #[error(
+        "model {name}: the hub {problem} {what} of {url}: {reason}. Without a connection, copy a model \
+         folder here by other means and pass its path"
+    )]
+    HubModel {
+        /// The model.
+        name: String,
+        /// Its page.
+        url: String,
+        /// Whether the hub was silent or refused.
+        problem: &'static str,
+        /// What was asked for.
+        what: String,
+        /// What came back.
+        reason: String,
+    },
+    /// A model of the hub that cannot be used here.
+    #[error("model {name}: no safetensors weights: expected model.safetensors or its index, found {}", if found.is_empty() { "no weights" } else { found })]
+    NoWeights {
+        /// The model.
+        name: String,
+        /// Weights in other forms.
+        found: String,
     },
     /// A file whose content is not what it should be.
     #[error("{}: expected sha256 {expected} ({origin}), found {found}; delete the file to fetch it again", path.display())]

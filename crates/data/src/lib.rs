@@ -23,7 +23,7 @@ pub mod tokenizer;
 pub use error::DataError;
 pub use sampler::{Batch, SamplerState};
 pub use source::{DataSpec, Dataset, Description, Prepare, SourceSpec, Validation};
-pub use tokenizer::{StreamDecoder, Tokenizer, TokenizerSpec};
+pub use tokenizer::{ChatTemplate, Message, StreamDecoder, Tokenizer, TokenizerSpec};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, DataError>;

@@ -1,12 +1,15 @@
 //! The side of the tokenizer that talks to the Hugging Face library.
 
+use std::sync::OnceLock;
+
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as Library};
 
-use super::table::{ByteTable, CharTable};
-use super::{Kind, Tokenizer, check_vocab_size};
+use super::alphabet::Alphabet;
+use super::table::ByteTable;
+use super::{Bpe, Kind, Tokenizer, check_vocab_size};
 use crate::{DataError, END_OF_TEXT, Result};
 
 pub(super) fn train<'a>(
@@ -30,33 +33,56 @@ pub(super) fn train<'a>(
     from_library(library, None).map_err(|reason| DataError::TokenizerLibrary { action: "train", reason })
 }
 
-pub(super) fn encode(library: &Library, text: &str) -> Result<Vec<u32>> {
+impl Bpe {
+    fn new(mut data: Library) -> Self {
+        let _ = data.with_truncation(None);
+        data.with_padding(None);
+        // Text is data: a document that spells out a special token must not be able to make one.
+        data.set_encode_special_tokens(true);
+        Self { data, markup: OnceLock::new() }
+    }
+
+    /// What the tokenizer does, as one text; writing a large one takes as long as reading it.
+    pub(super) fn text(&self) -> tokenizers::Result<String> {
+        self.data.to_string(false)
+    }
+
+    /// `around`: with the tokens that the post-processor adds.
+    pub(super) fn encode(&self, text: &str, around: bool) -> Result<Vec<u32>> {
+        encode(&self.data, text, around)
+    }
+
+    /// Special tokens in the text are special tokens.
+    pub(super) fn encode_markup(&self, text: &str) -> Result<Vec<u32>> {
+        let library = self.markup.get_or_init(|| {
+            let mut library = Box::new(self.data.clone());
+            library.set_encode_special_tokens(false);
+            library
+        });
+        encode(library, text, false)
+    }
+}
+
+fn encode(library: &Library, text: &str, around: bool) -> Result<Vec<u32>> {
     let encoding = library
-        .encode_fast(text, false)
+        .encode_fast(text, around)
         .map_err(|e| DataError::TokenizerLibrary { action: "encode", reason: e.to_string() })?;
     Ok(encoding.get_ids().to_vec())
 }
 
 /// Reads everything from the library's tokenizer that the crate needs to know. `eos` names the
 /// end-of-document token; without it the usual names are tried.
-pub(super) fn from_library(
-    mut library: Library,
-    eos: Option<&str>,
-) -> std::result::Result<Tokenizer, String> {
-    let json = library.to_string(false).map_err(|e| e.to_string())?;
-    let _ = library.with_truncation(None);
-    library.with_padding(None);
-    // Text is data: a document that spells out a special token must not be able to make one.
-    library.set_encode_special_tokens(true);
+pub(super) fn from_library(library: Library, eos: Option<&str>) -> std::result::Result<Tokenizer, String> {
+    let alphabet = Alphabet::of(&library)?;
+    let library = Bpe::new(library);
 
-    let added = library.get_added_tokens_decoder();
-    let vocab = library.get_vocab(true);
+    let added = library.data.get_added_tokens_decoder();
+    let vocab = library.data.get_vocab(true);
     let size = vocab.values().map(|&id| id as usize + 1).max().unwrap_or(0);
     if size > super::spec::MAX_VOCAB {
         return Err(format!("expected ids below {}, found {}", super::spec::MAX_VOCAB, size - 1));
     }
     let mut tokens: Vec<Option<Vec<u8>>> = vec![None; size];
-    let chars = CharTable::new();
     let mut specials = Vec::new();
     for (content, &id) in &vocab {
         let bytes = match added.get(&id) {
@@ -65,18 +91,9 @@ pub(super) fn from_library(
                 Vec::new()
             }
             Some(token) => token.content.clone().into_bytes(),
-            None => chars.bytes(content).map_err(|c| {
-                format!(
-                    "expected tokens in the byte-level alphabet, found \"{content}\" with the character {c:?}"
-                )
-            })?,
+            None => alphabet.bytes(content)?,
         };
         tokens[id as usize] = Some(bytes);
-    }
-    for byte in 0..=255u8 {
-        if !tokens.iter().flatten().any(|t| t.as_slice() == [byte]) {
-            return Err(format!("expected a token for every byte, found none for byte {byte}"));
-        }
     }
     let mut table = ByteTable::default();
     for token in &tokens {
@@ -98,6 +115,7 @@ pub(super) fn from_library(
     if table == bytes.table && eos == bytes.eos {
         return Ok(bytes);
     }
-    let hash = crate::files::sha256_parts(&[json.as_bytes(), &eos.to_le_bytes()]);
-    Ok(Tokenizer { kind: Kind::Bpe(Box::new(library)), table, specials, eos, hash })
+    let leading_space = alphabet.leading_space();
+    let hash = OnceLock::new();
+    Ok(Tokenizer { kind: Kind::Bpe(Box::new(library)), table, specials, eos, hash, leading_space })
 }

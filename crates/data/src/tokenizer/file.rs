@@ -19,7 +19,7 @@ pub(super) fn load(path: &Path) -> Result<Tokenizer> {
         return Err(wrong(format!("expected at most {MAX_FILE} bytes, found {size}")));
     }
     let content = std::fs::read(&path).map_err(DataError::io(&path, "read"))?;
-    let eos = eos_of_config(&path.with_file_name("tokenizer_config.json"));
+    let eos = super::config::token(&path.with_file_name(super::config::FILE), "eos_token")?;
     // The library is written for files that its own tools made; a broken one may trip an assertion in
     // it, which must not end a server or a training run.
     let read = std::panic::AssertUnwindSafe(|| {
@@ -29,19 +29,12 @@ pub(super) fn load(path: &Path) -> Result<Tokenizer> {
     std::panic::catch_unwind(read).map_err(|_| wrong("the file is inconsistent".to_string()))?.map_err(wrong)
 }
 
-/// `eos_token` of a tokenizer_config.json, which is a string or an object with `content`.
-fn eos_of_config(path: &Path) -> Option<String> {
-    let config: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let eos = config.get("eos_token")?;
-    eos.as_str().or_else(|| eos.get("content")?.as_str()).map(str::to_string)
-}
-
 pub(super) fn save(tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
     let path: PathBuf = folder.join("tokenizer.json");
     let text = match &tokenizer.kind {
         Kind::Bytes => pretty(&bytes_json(), &path)?,
-        Kind::Bpe(library) => {
-            let mut library = (**library).clone();
+        Kind::Bpe(bpe) => {
+            let mut library = bpe.data.clone();
             library.set_encode_special_tokens(false);
             library
                 .to_string(true)

@@ -1,22 +1,29 @@
-//! Text to token ids and back: raw bytes, or a byte-level BPE in the format of Hugging Face `tokenizers`.
+//! Text to token ids and back: raw bytes, or a BPE in the format of Hugging Face `tokenizers`, byte-level or of
+//! characters with bytes for the rest (SentencePiece).
 //!
-//! Both kinds are lossless and know the exact bytes of every token, so that decoding, streaming and
+//! All know the exact bytes of every token, so that decoding, streaming and
 //! bits per byte need no help from the tokenizer library: a text is the concatenation of its tokens'
-//! bytes. Special tokens stand for no text: they have no bytes, decoding leaves them out, and plain
+//! bytes (some SentencePiece files put a space before it, which decoding takes away again). Those made here are lossless;
+//! some published files have no token for a control character, which then gets lost. Special tokens stand for no text: they have no bytes, decoding leaves them out, and plain
 //! [`Tokenizer::encode`] never makes them from text, whatever the text says.
 
+mod alphabet;
 mod bpe;
+mod chat;
+mod config;
 mod file;
 mod spec;
 mod stream;
 mod table;
 
 use std::path::Path;
+use std::sync::OnceLock;
 
+pub use chat::{ChatTemplate, Message};
 pub use spec::TokenizerSpec;
 pub use stream::StreamDecoder;
 
-use crate::{DataError, END_OF_TEXT, Result};
+use crate::{DataError, END_OF_TEXT, Result, files};
 use table::ByteTable;
 
 /// Vocabulary of the raw byte tokenizer: 256 bytes and the end-of-document token.
@@ -29,12 +36,23 @@ pub struct Tokenizer {
     /// Special tokens, longest text first.
     specials: Vec<(String, u32)>,
     eos: u32,
-    hash: [u8; 32],
+    /// Made when it is first asked for.
+    hash: OnceLock<[u8; 32]>,
+    /// Whether encoding puts a space before every text.
+    leading_space: bool,
 }
 
 enum Kind {
     Bytes,
-    Bpe(Box<tokenizers::Tokenizer>),
+    Bpe(Box<Bpe>),
+}
+
+/// The library's tokenizer in its two moods.
+struct Bpe {
+    /// Special tokens spelled out in a text are text.
+    data: tokenizers::Tokenizer,
+    /// They are what they spell; made when it is first needed.
+    markup: OnceLock<Box<tokenizers::Tokenizer>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -59,7 +77,8 @@ impl Tokenizer {
             table,
             specials: vec![(END_OF_TEXT.to_string(), 256)],
             eos: 256,
-            hash: crate::files::sha256_parts(&[b"keyfold byte tokenizer"]),
+            hash: OnceLock::new(),
+            leading_space: false,
         }
     }
 
@@ -76,7 +95,7 @@ impl Tokenizer {
     /// Reads a tokenizer.json, or the one in a folder.
     ///
     /// # Errors
-    /// A file that is no tokenizer, is no byte-level BPE, or has no end-of-document token.
+    /// A file that is no tokenizer, has no bytes for its tokens, or has no end-of-document token.
     pub fn load(path: &Path) -> Result<Self> {
         file::load(path)
     }
@@ -99,7 +118,14 @@ impl Tokenizer {
 
     /// SHA-256 of what the tokenizer does; keys the token caches.
     pub fn hash(&self) -> &[u8; 32] {
-        &self.hash
+        self.hash.get_or_init(|| match &self.kind {
+            Kind::Bytes => files::sha256_parts(&[b"keyfold byte tokenizer"]),
+            Kind::Bpe(bpe) => {
+                // The library could read it, so it can write it; the tokens alone would still tell most apart.
+                let text = bpe.text().unwrap_or_else(|_| format!("{:?}", self.table));
+                files::sha256_parts(&[text.as_bytes(), &self.eos.to_le_bytes()])
+            }
+        })
     }
 
     /// "bytes" or `bpe:SIZE`.
@@ -122,8 +148,30 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match &self.kind {
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
-            Kind::Bpe(bpe) => bpe::encode(bpe, text),
+            Kind::Bpe(bpe) => bpe.encode(text, false),
         }
+    }
+
+    /// Encodes text as the beginning of a sequence: with the tokens that the file's post-processor puts around it, such as
+    /// a begin-of-sequence token. Special tokens written out in the text are text.
+    ///
+    /// # Errors
+    /// Only if the tokenizer library fails.
+    pub fn encode_sequence(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.kind {
+            Kind::Bytes => self.encode(text),
+            Kind::Bpe(bpe) => bpe.encode(text, true),
+        }
+    }
+
+    /// What [`Tokenizer::encode_sequence`] puts before a text.
+    ///
+    /// # Errors
+    /// Only if the tokenizer library fails.
+    pub fn sequence_prefix(&self) -> Result<Vec<u32>> {
+        let (whole, text) = (self.encode_sequence("a")?, self.encode("a")?);
+        let at = whole.windows(text.len().max(1)).position(|ids| ids == text).unwrap_or(0);
+        Ok(whole[..at].to_vec())
     }
 
     /// Encodes text in which special tokens may be written out, as in chat templates. Never use it on
@@ -132,6 +180,9 @@ impl Tokenizer {
     /// # Errors
     /// Only if the tokenizer library fails.
     pub fn encode_with_specials(&self, text: &str) -> Result<Vec<u32>> {
+        if let Kind::Bpe(bpe) = &self.kind {
+            return bpe.encode_markup(text);
+        }
         let mut ids = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
@@ -161,10 +212,12 @@ impl Tokenizer {
     /// Decodes ids. Special tokens are left out; invalid UTF-8 and ids outside the vocabulary become
     /// U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned()
+        let bytes = self.decode_bytes(ids);
+        let text = bytes.strip_prefix(b" ").filter(|_| self.leading_space).unwrap_or(&bytes);
+        String::from_utf8_lossy(text).into_owned()
     }
 
-    /// Decodes ids to the bytes that they stand for. Ids outside the vocabulary become U+FFFD.
+    /// Decodes ids to the bytes that they stand for, a space that encoding put before the text included. Ids outside the vocabulary become U+FFFD.
     pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
         for &id in ids {

@@ -3,7 +3,7 @@
 use super::{Tokenizer, table::REPLACEMENT};
 
 /// Turns a stream of token ids into text. The pieces joined, with [`StreamDecoder::finish`]'s, are
-/// exactly [`Tokenizer::decode`] of all ids.
+/// exactly [`Tokenizer::decode`] of all ids; a space that encoding put before a text stays.
 #[derive(Debug, Default, Clone)]
 pub struct StreamDecoder {
     pending: Vec<u8>,

@@ -137,6 +137,118 @@ fn the_end_token_comes_from_the_config_beside() {
     assert!(Tokenizer::load(folder.path()).unwrap_err().to_string().contains("<absent>"));
 }
 
+/// A tokenizer of the SentencePiece kind: spaces marked, a token for every byte. `before`: a space goes before every text.
+fn characters(before: bool) -> String {
+    let mut vocab = serde_json::Map::new();
+    for special in ["<pad>", "</s>", "<s>", "<unk>"] {
+        vocab.insert(special.into(), vocab.len().into());
+    }
+    for byte in 0..=255u8 {
+        vocab.insert(format!("<0x{byte:02X}>"), vocab.len().into());
+    }
+    for token in ["\u{2581}", "a", "b", "c", "\u{2581}a", "ab", "\n\n", "é", "<b>"]
+        .iter()
+        .map(|token| token.to_string())
+        .chain((b'!'..=b'~').map(|byte| char::from(byte).to_string()))
+    {
+        let next = vocab.len();
+        vocab.entry(token).or_insert(next.into());
+    }
+    let added = |content: &str, special: bool| {
+        serde_json::json!({"id": vocab[content], "content": content, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": special})
+    };
+    let replace = |from: &str, to: &str| serde_json::json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let mut normalizers = vec![replace(" ", "\u{2581}")];
+    let mut decoders = vec![
+        replace("\u{2581}", " "),
+        serde_json::json!({"type": "ByteFallback"}),
+        serde_json::json!({"type": "Fuse"}),
+    ];
+    if before {
+        normalizers.insert(0, serde_json::json!({"type": "Prepend", "prepend": "\u{2581}"}));
+        decoders.push(serde_json::json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let bos = serde_json::json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
+    let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+    let added: Vec<_> = [("<pad>", true), ("</s>", true), ("<s>", true), ("<unk>", true), ("<b>", false)]
+        .map(|(content, special)| added(content, special))
+        .into();
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": null,
+        "post_processor": {"type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text, text],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [2], "tokens": ["<s>"]}}},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocab, "merges": [["\u{2581}", "a"], ["a", "b"]]},
+    })
+    .to_string()
+}
+
+#[test]
+fn characters_with_byte_fallback_are_read_as_the_library_reads_them() {
+    for before in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), characters(before)).unwrap();
+        let t = Tokenizer::load(folder.path()).unwrap();
+        let library = tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
+        assert_eq!((t.eos(), t.sequence_prefix().unwrap()), (1, vec![2]));
+        for text in ["a ab  c", " leading", "", "é東🦀\n\n<b>x", "cab <b> a", "tab\tand ~"] {
+            let ids = t.encode(text).unwrap();
+            assert_eq!(ids, library.encode(text, false).unwrap().get_ids(), "{text}");
+            assert_eq!(library.decode(&ids, true).unwrap(), t.decode(&ids));
+            let extra = usize::from(before && !text.is_empty());
+            // An added token splits the text, and each part gets its own space.
+            if !(before && text.contains("<b>")) {
+                assert_eq!(t.decode(&ids), text);
+                assert_eq!(t.byte_count(&ids), (text.len() + extra) as u64, "{text}");
+            }
+            let whole = t.encode_sequence(text).unwrap();
+            assert_eq!(whole, library.encode(text, true).unwrap().get_ids(), "{text}");
+            assert_eq!(whole[0], 2);
+        }
+        let text = "<s>a</s>";
+        assert_eq!(t.decode(&t.encode(text).unwrap()), text);
+        let markup = t.encode_with_specials(text).unwrap();
+        assert_eq!(markup, library.encode(text, false).unwrap().get_ids());
+        assert_eq!((markup[0], *markup.last().unwrap()), (2, 1));
+    }
+}
+
+#[test]
+fn a_broken_tokenizer_config_is_refused_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    Tokenizer::bytes().save(folder.path()).unwrap();
+    for (content, told) in [("{", "expected a JSON object"), (r#"{"eos_token": 7}"#, "`eos_token` is 7")] {
+        std::fs::write(folder.path().join("tokenizer_config.json"), content).unwrap();
+        let error = Tokenizer::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer_config.json") && error.contains(told), "{error}");
+    }
+}
+
+/// Ids of real tokenizers against those that `transformers` made, when they are there.
+#[test]
+fn real_tokenizers_read_references_as_transformers_does() {
+    let Some(models) = std::env::var_os("KEYFOLD_REAL_MODELS") else {
+        eprintln!("skipped: KEYFOLD_REAL_MODELS names no folder of real models");
+        return;
+    };
+    for entry in std::fs::read_dir(models).unwrap() {
+        let folder = entry.unwrap().path();
+        let Ok(reference) = std::fs::read_to_string(folder.join("reference.json")) else { continue };
+        let reference: serde_json::Value = serde_json::from_str(&reference).unwrap();
+        let greedy: Vec<u32> = serde_json::from_value(reference["greedy"].clone()).unwrap();
+        let t = Tokenizer::load(&folder).unwrap();
+        let text = reference["text"].as_str().unwrap();
+        assert_eq!(t.encode_with_specials(text).unwrap(), greedy, "{}", folder.display());
+        let plain = &greedy[t.sequence_prefix().unwrap().len()..];
+        assert_eq!(t.encode_sequence(&t.decode(plain)).unwrap(), greedy, "{}", folder.display());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
