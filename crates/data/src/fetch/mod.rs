@@ -1,9 +1,13 @@
-//! Public corpora from the Hugging Face hub.
+//! Public corpora and models from the Hugging Face hub.
 //!
 //! A fetched file lies in the folder that was asked for, under its own name. Where the checksum of a file
 //! is known it is written in the table below, and a file that differs is refused. Where it is not, the
 //! checksum of the first download is put beside the file (`<file>.sha256`) and holds from then on; that
 //! finds later damage, but not a first download that was already wrong. Interrupted downloads are resumed.
+
+mod model;
+
+pub use model::model;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -92,8 +96,11 @@ pub fn corpus(name: &str) -> Result<&'static HubCorpus> {
 /// # Errors
 /// An unknown name, a hub that does not answer, or a file with another checksum.
 pub fn fetch(name: &str, folder: &Path) -> Result<PathBuf> {
-    let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
-    fetch_from(endpoint.as_deref().unwrap_or(ENDPOINT), corpus(name)?, folder)
+    fetch_from(&endpoint(), corpus(name)?, folder)
+}
+
+fn endpoint() -> String {
+    std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty()).unwrap_or_else(|| ENDPOINT.to_owned())
 }
 
 fn fetch_from(endpoint: &str, corpus: &'static HubCorpus, folder: &Path) -> Result<PathBuf> {
