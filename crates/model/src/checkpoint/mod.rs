@@ -6,7 +6,7 @@
 mod files;
 mod write;
 
-pub use write::write_weights;
+pub use write::{write_weights, write_weights_as};
 
 use crate::{
     config::ModelConfig,
@@ -60,8 +60,16 @@ fn read_json(path: &Path) -> Result<serde_json::Value, CheckpointError> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_config(dir: &Path, config: &ModelConfig, dtype: DType) -> Result<(), CheckpointError> {
+    write_json(dir, &families::write(config, dtype))
+}
+
+/// Writes `config.json`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_json(dir: &Path, json: &serde_json::Value) -> Result<(), CheckpointError> {
     let path = dir.join(CONFIG_FILE);
-    let mut text = serde_json::to_string_pretty(&families::write(config, dtype))
+    let mut text = serde_json::to_string_pretty(json)
         .map_err(|source| CheckpointError::Json { path: path.clone(), source })?;
     text.push('\n');
     std::fs::write(&path, text).map_err(CheckpointError::io(path))

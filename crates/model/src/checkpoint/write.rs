@@ -4,7 +4,7 @@ use super::WEIGHTS_FILE;
 use crate::{
     config::ModelConfig,
     error::CheckpointError,
-    families,
+    families::{self, Family},
     weights::{Init, Weights},
 };
 use half::bf16;
@@ -23,8 +23,21 @@ pub fn write_weights(
     weights: &Weights,
     dtype: DType,
 ) -> Result<(), CheckpointError> {
+    write_weights_as(dir, families::of(config), weights, dtype)
+}
+
+/// As [`write_weights`], under the names of `family`, which must be that of the folder's `config.json`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_weights_as(
+    dir: &Path,
+    family: &Family,
+    weights: &Weights,
+    dtype: DType,
+) -> Result<(), CheckpointError> {
     let path = dir.join(WEIGHTS_FILE);
-    let names = families::of(config).names;
+    let names = family.names;
     let mut stored: Vec<(String, Stored)> = Vec::new();
     let mut stacks: HashMap<String, usize> = HashMap::new();
     for (declared, param) in weights.iter() {

@@ -93,8 +93,9 @@ fn write(config: &ModelConfig) -> Option<Map<String, Value>> {
     let scalar = attention.softmax_scale.map_or(attention.head_dim as f64, |scale| scale.powi(-2));
     // Powers of whole numbers lose their last digits on the way.
     let rounded = scalar.round();
-    let scalar = if (scalar - rounded).abs() < 1e-9 * scalar { rounded } else { scalar };
-    keys.insert("query_pre_attn_scalar".into(), scalar.into());
+    // The class takes whole numbers only as such.
+    let scalar = if (scalar - rounded).abs() < 1e-9 * scalar { json!(rounded as u64) } else { json!(scalar) };
+    keys.insert("query_pre_attn_scalar".into(), scalar);
     keys.insert("hidden_activation".into(), "gelu_pytorch_tanh".into());
     keys.insert("attention_bias".into(), false.into());
     keys.insert("rope_local_base_freq".into(), local_theta.into());

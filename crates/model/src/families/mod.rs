@@ -6,6 +6,7 @@
 
 mod common;
 mod deepseek;
+mod form;
 mod gemma3;
 mod keyfold;
 mod llama;
@@ -15,6 +16,7 @@ mod read;
 mod rope;
 mod step3_text;
 
+pub use form::{Form, ParseFormError};
 pub use names::{Names, Place};
 
 use crate::{config::ModelConfig, error::ConfigError};
@@ -57,21 +59,24 @@ pub fn of(config: &ModelConfig) -> &'static Family {
     FAMILIES.iter().find(|family| (family.write)(config).is_some()).unwrap_or(&keyfold::FAMILY)
 }
 
-/// `config.json` of a model whose matrices are stored as `dtype`.
+/// `config.json` of a model whose matrices are stored as `dtype`, in the family of [`of`].
 pub fn write(config: &ModelConfig, dtype: DType) -> Value {
-    let family = of(config);
-    let mut keys = (family.write)(config).unwrap_or_default();
-    keys.insert("model_type".into(), family.model_type.into());
-    keys.insert("architectures".into(), vec![Value::from(family.architecture)].into());
-    keys.insert(
-        "torch_dtype".into(),
-        match dtype {
+    of(config).config_json(config, dtype)
+}
+
+impl Family {
+    /// `config.json` of a model, which this family must be able to express: see [`Form::family`].
+    pub fn config_json(&self, config: &ModelConfig, dtype: DType) -> Value {
+        let mut keys = (self.write)(config).unwrap_or_default();
+        keys.insert("model_type".into(), self.model_type.into());
+        keys.insert("architectures".into(), vec![Value::from(self.architecture)].into());
+        let name = match dtype {
             DType::F32 => "float32",
             DType::Bf16 => "bfloat16",
-        }
-        .into(),
-    );
-    Value::Object(keys)
+        };
+        keys.insert("torch_dtype".into(), name.into());
+        Value::Object(keys)
+    }
 }
 
 /// The model that a `config.json` describes, and the family it is written in.

@@ -98,3 +98,82 @@ fn rope_parameters_of_newer_files_are_read() {
     json["rope_parameters"]["rope_type"] = "yarn".into();
     assert!(read(&json).unwrap_err().to_string().contains("rope_parameters.factor"));
 }
+
+/// Every change of one or two options of every design: a form either expresses the model or names a key.
+#[test]
+fn a_form_expresses_a_model_or_says_why_not() {
+    let changes: &[(&str, serde_json::Value)] = &[
+        ("/attention/position", json!("alibi")),
+        ("/attention/position", json!("none")),
+        ("/attention/softmax_scale", json!(0.3)),
+        ("/attention/query_norm", json!(false)),
+        ("/attention/latent_norm", json!(false)),
+        ("/attention/latent_norm_eps", json!(1e-5)),
+        ("/attention/window", json!(8)),
+        ("/attention/qkv_bias", json!(true)),
+        ("/attention/qk_norm", json!(true)),
+        ("/attention/rope_scaling", json!({"kind": "linear", "factor": 2.0})),
+        ("/activation", json!("gelu_tanh")),
+        ("/post_norms", json!(true)),
+        ("/embedding_scale", json!(8.0)),
+        ("/local", json!({"window": 8, "layers": [0]})),
+        ("/local", json!({"window": 8, "layers": [0], "rope_theta": 1000.0})),
+        ("/moe", json!({"experts": 4, "top_k": 2, "expert_size": 16})),
+        ("/moe", json!({"experts": 4, "top_k": 2, "expert_size": 16, "shared_size": 16})),
+        (
+            "/moe",
+            json!({"experts": 4, "top_k": 2, "expert_size": 16, "shared_size": 16, "scoring": "sigmoid",
+            "choice_bias": true, "groups": 2, "top_groups": 1, "scaling": 2.0}),
+        ),
+    ];
+    let change = |tree: &mut serde_json::Value, (key, value): &(&str, serde_json::Value)| {
+        let (parent, key) = key.rsplit_once('/').unwrap();
+        tree.pointer_mut(parent).unwrap()[key] = value.clone();
+    };
+    let (mut expressed, mut refused) = ([0; 3], 0);
+    for (kind, _) in DESIGNS {
+        let plain = model(AttentionConfig::preset(kind, &Scale { hidden: 64, head_dim: 16 }).unwrap());
+        for first in changes {
+            for second in changes {
+                let mut tree = serde_json::to_value(&plain).unwrap();
+                change(&mut tree, first);
+                change(&mut tree, second);
+                let Ok(config) = serde_json::from_value::<ModelConfig>(tree) else { continue };
+                for (index, form) in [Form::Hf, Form::Step3, Form::Keyfold].into_iter().enumerate() {
+                    match form.family(&config) {
+                        Ok(family) => {
+                            let json = family.config_json(&config, DType::F32);
+                            assert_eq!(read(&json).unwrap(), config, "{kind} {first:?} {second:?}");
+                            expressed[index] += 1;
+                        }
+                        Err(reason) => {
+                            refused += 1;
+                            let known = reason.contains('`') || reason.starts_with("no class there");
+                            assert!(known, "{kind} {first:?} {second:?}: {form}: {reason}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(expressed.iter().all(|count| *count > 4) && refused > 100, "{expressed:?} {refused}");
+}
+
+#[test]
+fn forms_have_names() {
+    for form in [Form::Hf, Form::Step3, Form::Keyfold] {
+        assert_eq!(form.to_string().parse::<Form>().unwrap(), form);
+    }
+    assert!("gguf".parse::<Form>().unwrap_err().to_string().contains("gguf"));
+}
+
+/// transformers refuses 256.0 for 256.
+#[test]
+fn whole_numbers_are_written_as_such() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fixtures/families/gemma3_text/config.json");
+    let config = read(&serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()).unwrap();
+    let json = write(&config, DType::F32);
+    assert_eq!(json["model_type"], "gemma3_text");
+    assert!(json["query_pre_attn_scalar"].is_u64(), "{json}");
+}
