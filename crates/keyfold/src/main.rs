@@ -55,6 +55,14 @@ enum Command {
     Train(commands::train::Args),
     /// Write text with a trained model.
     Generate(commands::generate::Args),
+    /// Talk with a model in the terminal.
+    Chat(commands::chat::Args),
+    /// Measure how well a model predicts a text.
+    Perplexity(commands::perplexity::Args),
+    /// Write a model in the form that other software reads.
+    Export(commands::export::Args),
+    /// Get a model from the Hugging Face hub.
+    Download(commands::download::Args),
     /// Write the logits of given tokens to a safetensors file.
     Logits(commands::logits::Args),
     /// Explain what a model's attention holds and costs.
@@ -117,6 +125,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Compare(args) => commands::compare::run(&args),
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
+        Command::Perplexity(args) => commands::perplexity::run(&args),
+        Command::Export(args) => commands::export::run(&args),
+        Command::Download(args) => commands::download::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Plan(args) => commands::plan::run(&args),

@@ -1,9 +1,13 @@
-//! Finding and opening a model: a checkpoint folder, or a run's folder with checkpoints in it.
+//! Finding and opening a model: a checkpoint folder in Hugging Face form, or a run's folder with checkpoints in it.
+
+pub(crate) mod generation;
+
+use generation::Defaults;
 
 use anyhow::Context;
 use keyfold_core::DType;
-use keyfold_data::Tokenizer;
-use keyfold_model::{ModelConfig, checkpoint, weights::Weights};
+use keyfold_data::{ChatTemplate, Tokenizer};
+use keyfold_model::{ModelConfig, checkpoint, families::Family, weights::Weights};
 use keyfold_tensor::Arena;
 use keyfold_train::atomic::Versions;
 use std::path::{Path, PathBuf};
@@ -25,24 +29,78 @@ pub(crate) fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
     )
 }
 
-/// Configuration and weights of the model in `path`, matrices in memory as `dtype`.
-pub(crate) fn open(path: &Path, dtype: DType) -> anyhow::Result<(ModelConfig, Weights)> {
-    let dir = resolve(path)?;
-    let config = checkpoint::read_config(&dir)?;
-    let weights = checkpoint::read_weights(&dir, &config, dtype, false, &Arena::new())?;
-    Ok((config, weights))
+/// An opened model folder.
+pub(crate) struct ModelDir {
+    /// The folder that holds the model itself.
+    pub(crate) path: PathBuf,
+    pub(crate) config: ModelConfig,
+    /// The form that the folder is in.
+    pub(crate) family: &'static Family,
+    pub(crate) weights: Weights,
 }
 
-/// The tokenizer of the model in `path`; its vocabulary fits the model's.
-pub(crate) fn tokenizer(path: &Path, config: &ModelConfig) -> anyhow::Result<Tokenizer> {
-    let file = resolve(path)?.join("tokenizer.json");
-    let tokenizer = Tokenizer::load(&file)?;
-    anyhow::ensure!(
-        tokenizer.vocab_size() <= config.vocab_size,
-        "{}: {} tokens for a model of {}",
-        file.display(),
-        tokenizer.vocab_size(),
-        config.vocab_size
-    );
-    Ok(tokenizer)
+impl ModelDir {
+    /// Opens the model in `path`; matrices are used as they lie in the file unless `dtype` asks for a copy.
+    pub(crate) fn open(path: &Path, dtype: Option<DType>) -> anyhow::Result<Self> {
+        let path = resolve(path)?;
+        let (config, family) = checkpoint::read_with_family(&path)?;
+        let arena = Arena::new();
+        let weights = match dtype {
+            None => checkpoint::map_weights(&path, &config, &arena)?,
+            Some(dtype) => checkpoint::read_weights(&path, &config, dtype, false, &arena)?,
+        };
+        Ok(Self { path, config, family, weights })
+    }
+
+    /// How matrices are held in memory: that of most of their elements.
+    pub(crate) fn dtype(&self) -> DType {
+        let matrices = self.weights.iter().filter(|(declared, _)| declared.is_matrix());
+        let (mut all, mut halves) = (0, 0);
+        for (declared, param) in matrices {
+            all += declared.len();
+            halves += if param.value.dtype() == DType::Bf16 { declared.len() } else { 0 };
+        }
+        if 2 * halves > all { DType::Bf16 } else { DType::F32 }
+    }
+
+    /// The tokenizer, whose text fits the model's vocabulary.
+    pub(crate) fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+        let file = self.path.join("tokenizer.json");
+        let tokenizer = Tokenizer::load(&file)?;
+        // Some published tokenizers have special tokens that the text model has no row for.
+        let mut beyond = self.config.vocab_size as u32..tokenizer.vocab_size() as u32;
+        anyhow::ensure!(
+            beyond.all(|id| tokenizer.token_bytes(id).is_none_or(<[u8]>::is_empty)),
+            "{}: {} tokens for a model of {}",
+            file.display(),
+            tokenizer.vocab_size(),
+            self.config.vocab_size
+        );
+        Ok(tokenizer)
+    }
+
+    /// Fails unless the model has a row for every id.
+    pub(crate) fn check_ids(&self, ids: &[u32]) -> anyhow::Result<()> {
+        match ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            None => Ok(()),
+            Some(id) => anyhow::bail!(
+                "{}: the text has the token {id}: expected ids below the model's vocab_size = {}",
+                self.path.display(),
+                self.config.vocab_size
+            ),
+        }
+    }
+
+    /// What the folder says about generating.
+    pub(crate) fn defaults(&self, tokenizer: &Tokenizer) -> anyhow::Result<Defaults> {
+        Defaults::read(&self.path, tokenizer)
+    }
+
+    /// The chat template in `file`, or the folder's own.
+    pub(crate) fn chat_template(&self, file: Option<&Path>) -> anyhow::Result<ChatTemplate> {
+        Ok(match file {
+            Some(file) => ChatTemplate::from_file(file, &self.path)?,
+            None => ChatTemplate::load(&self.path)?,
+        })
+    }
 }

@@ -35,9 +35,10 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
 
 /// Every crate with the crates it may use, highest first: the arrows of ARCHITECTURE.md.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("keyfold", &["train", "plan", "data", "model", "ops", "tensor", "core"]),
+    ("keyfold", &["train", "plan", "eval", "data", "model", "ops", "tensor", "core"]),
     ("train", &["data", "model", "ops", "tensor", "core"]),
     ("plan", &["model", "ops", "tensor", "core"]),
+    ("eval", &["model", "ops", "tensor", "core"]),
     ("data", &["core"]),
     ("model", &["ops", "tensor", "core"]),
     ("ops", &["tensor", "core"]),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The end-of-document token came.
+    /// A token that ends a document came.
     EndOfDocument,
     /// As many tokens as asked for were made.
     MaxTokens,
@@ -20,7 +20,7 @@ pub enum Stop {
 /// What a generation did.
 #[derive(Clone, Debug)]
 pub struct Generation {
-    /// The tokens made, without the end-of-document token.
+    /// The tokens made, without the one that ended the document.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub stop: Stop,
@@ -47,8 +47,8 @@ pub struct Request<'a> {
     pub prompt: &'a [u32],
     /// Tokens to make at most.
     pub max_tokens: usize,
-    /// The token that ends a document, if it is to end the generation.
-    pub eos: Option<u32>,
+    /// Tokens that end the generation.
+    pub ends: &'a [u32],
     /// How tokens are chosen.
     pub sampler: Sampler,
 }
@@ -68,7 +68,7 @@ pub fn generate(
     mut each: impl FnMut(u32) -> bool,
 ) -> Result<Generation, SampleError> {
     let start = Instant::now();
-    let Request { prompt, max_tokens, eos, sampler } = *request;
+    let Request { prompt, max_tokens, ends, sampler } = *request;
     let (first, rest) = prompt.split_at(prompt.len().min(PREFILL_CHUNK));
     let mut logits = decoder.step(first, cache);
     for chunk in rest.chunks(PREFILL_CHUNK) {
@@ -82,7 +82,7 @@ pub fn generate(
             break Stop::MaxTokens;
         }
         let token = sampler.sample(&logits.to_vec(), rng)?;
-        if Some(token) == eos {
+        if ends.contains(&token) {
             break Stop::EndOfDocument;
         }
         tokens.push(token);

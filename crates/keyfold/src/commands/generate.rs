@@ -1,11 +1,12 @@
 //! `keyfold generate`: text from a trained model, as it is made.
 
-use crate::model_dir;
+use super::sampling::SamplingArgs;
+use crate::model_dir::ModelDir;
 use anyhow::Context;
 use keyfold_core::{DType, units};
 use keyfold_data::StreamDecoder;
 use keyfold_model::{Decoder, Request, Stop, generate};
-use keyfold_ops::sample::{Rng, Sampler};
+use keyfold_ops::sample::Rng;
 use std::{io::Write, path::PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -18,52 +19,42 @@ pub(crate) struct Args {
     /// Tokens to make at most.
     #[arg(long, default_value_t = 200, value_name = "N")]
     max_tokens: usize,
-    /// 0 always takes the likeliest token.
-    #[arg(long, default_value_t = 0.8, value_name = "T")]
-    temperature: f32,
-    /// Keep the smallest set of likeliest tokens with this probability.
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
-    top_p: f32,
-    /// Keep this many of the likeliest tokens.
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Seed of the choices.
-    #[arg(long, default_value_t = 0, value_name = "S")]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Storage of the cache.
     #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
     kv_dtype: DType,
-    /// Storage of the weights in memory.
-    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
-    dtype: DType,
+    /// Storage of the weights in memory [default: as the file has them, used in place].
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<DType>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let sampler =
-        Sampler { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, ..Sampler::default() };
-    sampler.validate()?;
-    let (config, weights) = model_dir::open(&args.model, args.dtype)?;
-    let tokenizer = model_dir::tokenizer(&args.model, &config)?;
-    let mut prompt = tokenizer.encode(&args.prompt)?;
+    args.sampling.validate()?;
+    let model = ModelDir::open(&args.model, args.dtype)?;
+    let tokenizer = model.tokenizer()?;
+    let defaults = model.defaults(&tokenizer)?;
+    let sampler = args.sampling.sampler(&defaults)?;
+    let mut prompt = tokenizer.encode_sequence(&args.prompt)?;
     if prompt.is_empty() {
         prompt.push(tokenizer.eos());
     }
-    let longest = config.max_position_embeddings;
+    model.check_ids(&prompt)?;
+    let longest = model.config.max_position_embeddings;
     anyhow::ensure!(
         prompt.len() < longest,
         "--prompt has {} tokens: expected fewer than the model's longest sequence, {longest}",
         prompt.len()
     );
-    let decoder = Decoder::new(&config, &weights)?;
+    let decoder = Decoder::new(&model.config, &model.weights)?;
     let capacity = prompt.len().saturating_add(args.max_tokens).min(longest);
     let mut cache = decoder.cache(capacity, args.kv_dtype)?;
     let mut out = std::io::stdout().lock();
     write!(out, "{}", args.prompt).context("standard output")?;
     let mut text = StreamDecoder::new();
     let mut failed = None;
-    let mut rng = Rng::new(args.seed);
-    let request =
-        Request { prompt: &prompt, max_tokens: args.max_tokens, eos: Some(tokenizer.eos()), sampler };
+    let mut rng = Rng::new(args.sampling.seed);
+    let request = Request { prompt: &prompt, max_tokens: args.max_tokens, ends: &defaults.ends, sampler };
     let done = generate(&decoder, &mut cache, &request, &mut rng, |token| {
         let piece = text.push(&tokenizer, token);
         failed = write!(out, "{piece}").and_then(|()| out.flush()).err();

@@ -1,6 +1,6 @@
 //! `keyfold logits`: logits of given tokens, for checking a model against other software.
 
-use crate::model_dir;
+use crate::model_dir::ModelDir;
 use anyhow::Context;
 use keyfold_core::DType;
 use keyfold_model::{LanguageModel, Sequences};
@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// The safetensors file to write: tensor `logits` [tokens, vocab], f32.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Storage of the weights in memory; without it, as the file has them, used in place.
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<DType>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -25,7 +28,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&args.tokens).with_context(|| name.to_string())?;
     let ids: Vec<u32> =
         serde_json::from_str(&text).with_context(|| format!("{name}: expected a JSON array of token ids"))?;
-    let (config, weights) = model_dir::open(&args.model, DType::F32)?;
+    let ModelDir { config, weights, .. } = ModelDir::open(&args.model, args.dtype)?;
     let longest = config.max_position_embeddings;
     anyhow::ensure!(
         (1..=longest).contains(&ids.len()),

@@ -1,12 +1,17 @@
 //! The subcommands.
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod data;
+pub(crate) mod download;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod perplexity;
 pub(crate) mod plan;
+mod sampling;
 pub(crate) mod table;
 pub(crate) mod train;
 

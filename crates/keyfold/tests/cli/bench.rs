@@ -49,6 +49,10 @@ fn decode_measures_presets_and_trained_models() {
         "ms_per_token",
         "prefill_ms",
         "cache_bytes_per_token",
+        "load_ms",
+        "weight_bytes_per_token",
+        "read_gb_per_s",
+        "bandwidth_share",
         "dtype",
         "kv_dtype",
         "threads",
@@ -67,6 +71,28 @@ fn decode_measures_presets_and_trained_models() {
     assert_eq!((&trained[0]["attention"], keys(&trained[0])), (&"mfa".into(), expected));
     // Two layers, a key and a value of 16 numbers of 4 bytes.
     assert_eq!(trained[0]["cache_bytes_per_token"], 2 * 2 * 16 * 4);
+}
+
+#[test]
+fn prefill_measures_trained_models() {
+    let model = trained().to_str().unwrap();
+    let rows = rows(&["bench", "prefill", "--json", "--model", model, "--prompt", "32", "--repeats", "2"]);
+    let documented = [
+        "attention",
+        "params",
+        "prompt_tokens",
+        "tokens_per_s",
+        "ms",
+        "load_ms",
+        "dtype",
+        "kv_dtype",
+        "threads",
+    ];
+    assert_eq!((rows.len(), keys(&rows[0])), (1, BTreeSet::from(documented)));
+    let speed = 32.0 / (rows[0]["ms"].as_f64().unwrap() / 1e3);
+    assert!((rows[0]["tokens_per_s"].as_f64().unwrap() / speed - 1.0).abs() < 1e-6, "{rows:?}");
+    let error = refused(trained(), &["bench", "prefill", "--model", model, "--prompt", "49"]);
+    assert!(error.contains("expected at most max_position_embeddings = 48"), "{error}");
 }
 
 #[test]

@@ -38,8 +38,13 @@ fn every_command_has_help() {
         "inspect",
         "plan",
         "table",
+        "chat",
+        "perplexity",
+        "export",
+        "download",
         "bench train",
         "bench decode",
+        "bench prefill",
         "bench ops",
         "data fetch",
         "data list",
@@ -75,6 +80,15 @@ fn without_a_connection_a_plain_message_tells_what_to_do() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.starts_with("error: corpus tinyshakespeare: the hub could not be reached"), "{error}");
     assert!(error.contains("pass its path as the data source") && !error.contains("panicked"), "{error}");
+    let output = keyfold(folder.path(), &["download", "owner/model"])
+        .env("HF_ENDPOINT", "http://127.0.0.1:9")
+        .envs(["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].map(|name| (name, "")))
+        .output()
+        .unwrap();
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("error: model owner/model: the hub could not be reached"), "{error}");
+    assert!(!folder.path().join("model").exists());
 }
 
 #[test]

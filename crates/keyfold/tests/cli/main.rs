@@ -4,10 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod chat;
 mod compare;
 mod concepts;
 mod design;
+mod export;
 mod help;
 mod interruption;
 mod models;
+mod perplexity;
+mod real;
 mod support;

@@ -1,10 +1,14 @@
 //! `keyfold bench decode`.
 
-use super::{print, shape::ShapeArgs};
-use crate::model_dir;
+use super::{
+    bandwidth::{read_bandwidth, weight_bytes_per_token},
+    print,
+    shape::ShapeArgs,
+};
+use crate::model_dir::ModelDir;
 use anyhow::Context;
 use keyfold_core::DType;
-use keyfold_model::{Decoder, weights::Weights};
+use keyfold_model::{Decoder, ModelConfig, weights::Weights};
 use keyfold_tensor::Arena;
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
@@ -28,9 +32,9 @@ pub(crate) struct Args {
     /// Storage of the cache.
     #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
     kv_dtype: DType,
-    /// Storage of the weights.
-    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
-    dtype: DType,
+    /// Storage of the weights [default: f32; of trained models as the file has them, used in place].
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<DType>,
     /// Print a JSON array.
     #[arg(long)]
     json: bool,
@@ -46,6 +50,13 @@ struct Row {
     ms_per_token: f64,
     prefill_ms: f64,
     cache_bytes_per_token: usize,
+    /// Time to open the folder, if there is one, and to prepare decoding.
+    load_ms: f64,
+    weight_bytes_per_token: u64,
+    /// Measured, of a buffer as large as what a token reads of the weights.
+    read_gb_per_s: f64,
+    /// Share of that bandwidth that reading the weights at this speed takes.
+    bandwidth_share: f64,
     dtype: DType,
     kv_dtype: DType,
     threads: usize,
@@ -59,22 +70,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let positions = args.prompt.checked_add(args.tokens).context("--prompt and --tokens are too large")?;
     let mut rows = Vec::new();
     if args.model.is_empty() {
+        let dtype = args.dtype.unwrap_or(DType::F32);
         for config in args.shape.models(positions)? {
-            let weights = Weights::allocate(&Arena::new(), config.declare()?, args.dtype, false);
+            let weights = Weights::allocate(&Arena::new(), config.declare()?, dtype, false);
             weights.initialise(0);
-            rows.push(measure(args, &Decoder::new(&config, &weights)?, weights.count())?);
+            rows.push(measure(args, &config, &weights, dtype)?);
         }
     }
     for path in &args.model {
-        let (config, weights) = model_dir::open(path, args.dtype)?;
-        rows.push(measure(args, &Decoder::new(&config, &weights)?, weights.count())?);
+        let start = Instant::now();
+        let model = ModelDir::open(path, args.dtype)?;
+        let opened = start.elapsed();
+        let row = measure(args, &model.config, &model.weights, model.dtype())?;
+        rows.push(Row { load_ms: row.load_ms + 1e3 * opened.as_secs_f64(), ..row });
     }
     print(&rows, args.json, |row| {
         format!(
-            "{:7} {:.0} tok/s ({:.3} ms a token), {} tokens after {} ({:.1} ms), cache {} B per token",
+            "{:7} {:.0} tok/s ({:.3} ms a token, {:.0} % of {:.1} GB/s), {} tokens after {} ({:.1} ms), cache {} B per token",
             row.attention,
             row.tokens_per_s,
             row.ms_per_token,
+            100.0 * row.bandwidth_share,
+            row.read_gb_per_s,
             row.new_tokens,
             row.prompt_tokens,
             row.prefill_ms,
@@ -83,8 +100,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     })
 }
 
-fn measure(args: &Args, decoder: &Decoder, params: usize) -> anyhow::Result<Row> {
-    let config = decoder.config();
+fn measure(args: &Args, config: &ModelConfig, weights: &Weights, dtype: DType) -> anyhow::Result<Row> {
+    let start = Instant::now();
+    let decoder = Decoder::new(config, weights)?;
+    let prepared = start.elapsed();
     let vocab = config.vocab_size as u32;
     let prompt: Vec<u32> = (0..args.prompt as u32).map(|i| i % vocab).collect();
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
@@ -105,16 +124,22 @@ fn measure(args: &Args, decoder: &Decoder, params: usize) -> anyhow::Result<Row>
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     });
+    let weight_bytes = weight_bytes_per_token(config, weights);
+    let bandwidth = read_bandwidth(weight_bytes);
     Ok(Row {
         attention: config.attention.kind(),
-        params,
+        params: weights.count(),
         prompt_tokens: args.prompt,
         new_tokens: args.tokens,
         tokens_per_s: 1.0 / decode,
         ms_per_token: 1e3 * decode,
         prefill_ms: 1e3 * prefill,
         cache_bytes_per_token: bytes,
-        dtype: args.dtype,
+        load_ms: 1e3 * prepared.as_secs_f64(),
+        weight_bytes_per_token: weight_bytes,
+        read_gb_per_s: bandwidth / 1e9,
+        bandwidth_share: weight_bytes as f64 / decode / bandwidth,
+        dtype,
         kv_dtype: args.kv_dtype,
         threads: rayon::current_num_threads(),
     })

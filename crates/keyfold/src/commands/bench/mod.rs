@@ -1,7 +1,9 @@
-//! `keyfold bench`: speed of training steps, of decoding, and of single ops.
+//! `keyfold bench`: speed of training steps, of prefill and decoding, and of single ops.
 
+mod bandwidth;
 mod decode;
 mod ops;
+mod prefill;
 mod shape;
 mod train;
 
@@ -13,6 +15,8 @@ pub(crate) enum Command {
     Train(train::Args),
     /// Generation from a cache, one sequence.
     Decode(decode::Args),
+    /// Reading a prompt into a cache, one sequence.
+    Prefill(prefill::Args),
     /// Single ops at the shapes of a training step.
     Ops(ops::Args),
 }
@@ -21,6 +25,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => train::run(args),
         Command::Decode(args) => decode::run(args),
+        Command::Prefill(args) => prefill::run(args),
         Command::Ops(args) => ops::run(args),
     }
 }
