@@ -13,17 +13,16 @@ pub(super) struct Plot {
     pub(super) recalls: &'static [&'static str],
     /// How it ends.
     pub(super) endings: &'static [&'static str],
-    /// Whether the people's places are their homes, told when they are introduced, and not part of the facts.
+    /// Whether the places are where the people live, which the facts then do not tell again.
     pub(super) homes: bool,
 }
 
-/// Introduces a person.
+/// Introduces a person by a place that will matter to them.
 pub(super) const INTRODUCTIONS: &[&str] = &[
-    "The {a.role} {a} lived there.",
-    "Everybody knew the {a.role} {a}.",
-    "People liked the {a.role} {a}.",
-    "There was the {a.role} {a}, who loved to sing.",
-    "The {a.role} {a} worked from morning to night.",
+    "The {a.role} {a} was born at {a.land} {a.place}.",
+    "The {a.role} {a} loved {a.land} {a.place}.",
+    "Everybody knew the {a.role} {a} of {a.land} {a.place}.",
+    "The {a.role} {a} often sat at {a.land} {a.place}.",
 ];
 
 /// Introduces a person who lives at `a`'s place.
