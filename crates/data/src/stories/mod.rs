@@ -113,9 +113,9 @@ impl Vocabulary {
     }
 }
 
-/// How often each of three people comes back. Each time is one more chance to see the same words follow each
-/// other, and those are what a model first learns recall from: with fewer rounds it takes longer to begin.
-const ROUNDS: usize = 5;
+/// Sentences of a story that come back to somebody. Each is one more chance to see the same words follow each
+/// other, and those are what a model first learns recall from: with fewer sentences it takes longer to begin.
+const RECALLS: usize = 15;
 
 /// Writes stories.
 #[derive(Debug, Clone)]
@@ -154,19 +154,18 @@ impl StoryGenerator {
         distraction(&mut w, &mut rng);
         w.sentence(pick(plot.turns, &mut rng), 0);
 
-        // Everybody comes back the same number of times, in a new order each time, and nobody says the
-        // same thing twice.
-        let mut left: Vec<Vec<&str>> = vec![plot.recalls.to_vec(); cast.len()];
-        let mut order: Vec<usize> = (0..cast.len()).collect();
-        let rounds = ROUNDS + 3 - cast.len();
-        for _ in 0..rounds {
-            rng.shuffle_front(&mut order, cast.len());
-            for &who in &order {
-                let variant = rng.below(left[who].len());
-                let sentence = left[who].swap_remove(variant);
-                w.sentence(sentence, who);
+        // Who comes back is drawn anew each time: if everybody had to take turns, the one who was missing
+        // could be guessed. Nobody says the same thing again before having said all.
+        let mut left: Vec<Vec<&str>> = vec![Vec::new(); cast.len()];
+        for _ in 0..RECALLS {
+            let who = rng.below(cast.len());
+            if left[who].is_empty() {
+                left[who] = plot.recalls.to_vec();
             }
-            if rng.below(10) == 0 {
+            let variant = rng.below(left[who].len());
+            let sentence = left[who].swap_remove(variant);
+            w.sentence(sentence, who);
+            if rng.below(30) == 0 {
                 distraction(&mut w, &mut rng);
             }
         }
