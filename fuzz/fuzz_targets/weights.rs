@@ -13,7 +13,8 @@ fn valid() -> &'static (ModelConfig, Vec<u8>) {
         config.vocab_size = 16;
         let model = LanguageModel::new(&config, 0, &Arena::new()).expect("a valid model");
         let folder = keyfold_fuzz::folder();
-        checkpoint::write_weights(folder, model.weights(), DType::Bf16).expect("a writable folder");
+        checkpoint::write_config(folder, &config, DType::Bf16).expect("a writable folder");
+        checkpoint::write_weights(folder, &config, model.weights(), DType::Bf16).expect("a writable folder");
         (config, std::fs::read(folder.join(checkpoint::WEIGHTS_FILE)).expect("the file just written"))
     })
 }
@@ -21,8 +22,13 @@ fn valid() -> &'static (ModelConfig, Vec<u8>) {
 fuzz_target!(|data: &[u8]| {
     let (config, whole) = valid();
     keyfold_fuzz::write(checkpoint::WEIGHTS_FILE, &keyfold_fuzz::file(whole, data));
-    let weights = checkpoint::read_weights(keyfold_fuzz::folder(), config, DType::F32, false, &Arena::new());
-    if let Ok(weights) = weights {
+    let folder = keyfold_fuzz::folder();
+    let copied = checkpoint::read_weights(folder, config, DType::F32, false, &Arena::new());
+    let mapped = checkpoint::map_weights(folder, config, &Arena::new());
+    assert_eq!(copied.is_ok(), mapped.is_ok());
+    for weights in [copied, mapped].into_iter().flatten() {
         assert_eq!(Some(weights.count()), config.parameters().ok());
+        // Every value is read: a place outside the file would show.
+        assert_eq!(weights.iter().map(|(_, param)| param.value.to_vec().len()).sum::<usize>(), weights.count());
     }
 });

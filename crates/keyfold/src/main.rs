@@ -19,7 +19,7 @@ struct Cli {
     /// Device to compute on.
     #[arg(long, global = true, default_value_t, value_name = "DEVICE")]
     device: keyfold_tensor::Device,
-    /// Precision of f32 matrix products [default: high for training and its benchmarks, else highest].
+    /// Precision of f32 matrix products [default: high for training and the benchmarks of it, else highest].
     #[arg(long, global = true, value_enum, value_name = "P")]
     matmul_precision: Option<MatmulPrecision>,
     #[command(subcommand)]
@@ -84,7 +84,8 @@ impl Command {
     /// software is computed in full.
     fn matmul_precision(&self) -> MatmulPrecision {
         match self {
-            Self::Compare(_) | Self::Train(_) | Self::Bench(_) => MatmulPrecision::High,
+            Self::Compare(_) | Self::Train(_) => MatmulPrecision::High,
+            Self::Bench(command) if command.trains() => MatmulPrecision::High,
             _ => MatmulPrecision::Highest,
         }
     }

@@ -1,9 +1,9 @@
 //! `keyfold generate`: text from a trained model, as it is made.
 
-use super::sampling::SamplingArgs;
+use super::{sampling::SamplingArgs, storage::StorageArgs};
 use crate::model_dir::ModelDir;
 use anyhow::Context;
-use keyfold_core::{DType, units};
+use keyfold_core::units;
 use keyfold_data::StreamDecoder;
 use keyfold_model::{Decoder, Request, Stop, generate};
 use keyfold_ops::sample::Rng;
@@ -21,17 +21,13 @@ pub(crate) struct Args {
     max_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Storage of the cache.
-    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
-    kv_dtype: DType,
-    /// Storage of the weights in memory [default: as the file has them, used in place].
-    #[arg(long, value_name = "DTYPE")]
-    dtype: Option<DType>,
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     args.sampling.validate()?;
-    let model = ModelDir::open(&args.model, args.dtype)?;
+    let model = ModelDir::open(&args.model, args.storage.dtype)?;
     let tokenizer = model.tokenizer()?;
     let defaults = model.defaults(&tokenizer)?;
     let sampler = args.sampling.sampler(&defaults)?;
@@ -48,7 +44,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     );
     let decoder = Decoder::new(&model.config, &model.weights)?;
     let capacity = prompt.len().saturating_add(args.max_tokens).min(longest);
-    let mut cache = decoder.cache(capacity, args.kv_dtype)?;
+    let mut cache = decoder.cache(capacity, args.storage.kv_dtype)?;
     let mut out = std::io::stdout().lock();
     write!(out, "{}", args.prompt).context("standard output")?;
     let mut text = StreamDecoder::new();

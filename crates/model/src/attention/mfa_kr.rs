@@ -182,8 +182,8 @@ impl Design for MfaKrConfig {
             query_norm: true,
             reuse: Reuse::Gated,
             reuse_from: ReuseFrom::PreRope,
-            position: Position::Rope,
-            rope_theta: position::ROPE_THETA,
+            position: scale.position,
+            rope_theta: scale.rope_theta,
             softmax_scale: None,
         }
     }

@@ -187,12 +187,16 @@ impl Design for MlaConfig {
             q_lora_rank: None,
             kv_lora_rank: scale.hidden / 4,
             qk_nope_head_dim: scale.head_dim,
-            qk_rope_head_dim: (scale.head_dim / 2).next_multiple_of(2),
+            qk_rope_head_dim: if scale.position == Position::Rope {
+                (scale.head_dim / 2).next_multiple_of(2)
+            } else {
+                0
+            },
             v_head_dim: scale.head_dim,
             latent_norm: true,
             latent_norm_eps: latent_eps(),
-            position: Position::Rope,
-            rope_theta: position::ROPE_THETA,
+            position: scale.position,
+            rope_theta: scale.rope_theta,
             rope_scaling: None,
             rope_interleaved: false,
             softmax_scale: None,

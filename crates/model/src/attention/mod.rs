@@ -112,9 +112,18 @@ pub struct Scale {
     pub hidden: usize,
     /// Width of a conventional head.
     pub head_dim: usize,
+    /// Position information.
+    pub position: Position,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
 }
 
 impl Scale {
+    /// A model of these widths with plain rotary positions.
+    pub fn new(hidden: usize, head_dim: usize) -> Self {
+        Self { hidden, head_dim, position: Position::Rope, rope_theta: position::ROPE_THETA }
+    }
+
     /// Query heads of multi-head attention.
     pub fn heads(&self) -> usize {
         (self.hidden / self.head_dim).max(1)

@@ -8,7 +8,7 @@ use serde_json::json;
 
 fn models() -> impl Iterator<Item = ModelConfig> {
     DESIGNS.iter().map(|(kind, _)| {
-        let attention = AttentionConfig::preset(kind, &Scale { hidden: 64, head_dim: 16 }).unwrap();
+        let attention = AttentionConfig::preset(kind, &Scale::new(64, 16)).unwrap();
         serde_json::from_value(json!({
             "vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 40,
             "max_position_embeddings": 160, "attention": attention,

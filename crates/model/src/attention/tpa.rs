@@ -158,8 +158,8 @@ impl Design for TpaConfig {
             query_rank: query_rank(),
             key_rank: kv_rank(),
             value_rank: kv_rank(),
-            position: Position::Rope,
-            rope_theta: position::ROPE_THETA,
+            position: scale.position,
+            rope_theta: scale.rope_theta,
             softmax_scale: None,
         }
     }

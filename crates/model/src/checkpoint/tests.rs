@@ -8,7 +8,7 @@ use half::bf16;
 use serde_json::{Value, json};
 
 fn model(kind: &str, tie: bool) -> ModelConfig {
-    let attention = AttentionConfig::preset(kind, &Scale { hidden: 32, head_dim: 8 }).unwrap();
+    let attention = AttentionConfig::preset(kind, &Scale::new(32, 8)).unwrap();
     serde_json::from_value(json!({
         "vocab_size": 19, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 24,
         "max_position_embeddings": 16, "tie_word_embeddings": tie, "attention": attention,

@@ -23,7 +23,7 @@ fn refused(attention: serde_json::Value, parts: &[&str]) {
 #[test]
 fn presets_are_valid_and_round_trip() {
     for hidden in [64, 256, 768, 2048] {
-        let scale = Scale { hidden, head_dim: 32 };
+        let scale = Scale::new(hidden, 32);
         for (kind, _) in DESIGNS {
             let attention = AttentionConfig::preset(kind, &scale).unwrap();
             assert_eq!(attention.kind(), *kind);
@@ -33,12 +33,12 @@ fn presets_are_valid_and_round_trip() {
             tiny(json).unwrap();
         }
     }
-    assert!(AttentionConfig::preset("mamba", &Scale { hidden: 64, head_dim: 32 }).is_none());
+    assert!(AttentionConfig::preset("mamba", &Scale::new(64, 32)).is_none());
 }
 
 #[test]
 fn mfa_preset_caches_an_eighth_of_mha_and_key_reuse_a_sixteenth() {
-    let scale = Scale { hidden: 2048, head_dim: 128 };
+    let scale = Scale::new(2048, 128);
     let elements = |kind| {
         AttentionConfig::preset(kind, &scale).unwrap().design().cache_layout().unwrap().elements_per_token()
     };

@@ -47,7 +47,7 @@ fn presets_are_written_in_the_family_that_others_can_open() {
         DESIGNS.iter().map(|(kind, _)| *kind).collect::<Vec<_>>()
     );
     for (kind, model_type) in expected {
-        let config = model(AttentionConfig::preset(kind, &Scale { hidden: 64, head_dim: 16 }).unwrap());
+        let config = model(AttentionConfig::preset(kind, &Scale::new(64, 16)).unwrap());
         let json = write(&config, DType::F32);
         assert_eq!(json["model_type"], model_type);
         assert_eq!(read(&json).unwrap(), config);
@@ -56,7 +56,7 @@ fn presets_are_written_in_the_family_that_others_can_open() {
 
 #[test]
 fn what_a_foreign_family_cannot_express_is_written_in_the_own_one() {
-    let mut config = model(AttentionConfig::preset("mfa", &Scale { hidden: 64, head_dim: 16 }).unwrap());
+    let mut config = model(AttentionConfig::preset("mfa", &Scale::new(64, 16)).unwrap());
     let AttentionConfig::Mfa(attention) = &mut config.attention else { unreachable!() };
     attention.position = Position::Alibi;
     let json = write(&config, DType::Bf16);
@@ -83,10 +83,7 @@ fn step3_keys_are_those_of_its_configuration_class() {
 
 #[test]
 fn rope_parameters_of_newer_files_are_read() {
-    let mut json = write(
-        &model(AttentionConfig::preset("mha", &Scale { hidden: 64, head_dim: 16 }).unwrap()),
-        DType::F32,
-    );
+    let mut json = write(&model(AttentionConfig::preset("mha", &Scale::new(64, 16)).unwrap()), DType::F32);
     let keys = json.as_object_mut().unwrap();
     keys.remove("rope_theta");
     keys.remove("rope_scaling");
@@ -132,7 +129,7 @@ fn a_form_expresses_a_model_or_says_why_not() {
     };
     let (mut expressed, mut refused) = ([0; 3], 0);
     for (kind, _) in DESIGNS {
-        let plain = model(AttentionConfig::preset(kind, &Scale { hidden: 64, head_dim: 16 }).unwrap());
+        let plain = model(AttentionConfig::preset(kind, &Scale::new(64, 16)).unwrap());
         for first in changes {
             for second in changes {
                 let mut tree = serde_json::to_value(&plain).unwrap();

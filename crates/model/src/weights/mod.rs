@@ -1,4 +1,4 @@
-//! Declared weights and the flat memory that holds them.
+//! Declared weights and the flat memory, or the mapped file, that holds them.
 //!
 //! A module declares its weights once: name, shape, initialisation, decay. Initialising, loading, saving, counting and
 //! optimizing all read that list. Matrices share one flat buffer and vectors (norm gains, gates) another, in the order
@@ -54,20 +54,7 @@ pub struct Weights {
 impl Weights {
     /// Memory for `declared`, matrices of `dtype`, unspecified values; with gradients (zero) when `train`.
     pub fn allocate(arena: &Arena, declared: Vec<Declared>, dtype: DType, train: bool) -> Self {
-        let mut sizes = [0usize; 2];
-        let mut offsets = Vec::with_capacity(declared.len());
-        for weight in &declared {
-            let size = &mut sizes[usize::from(weight.is_matrix())];
-            offsets.push(*size);
-            *size += weight.len();
-        }
-        let flat = |size, dtype| Flat {
-            value: arena.tensor(1, size, dtype),
-            grad: train.then(|| arena.zeros(1, size, DType::F32)),
-        };
-        let place = declared.iter().enumerate().map(|(i, weight)| (weight.name.clone(), i)).collect();
-        let (matrices, vectors) = (flat(sizes[1], dtype), flat(sizes[0], DType::F32));
-        Self { declared, place, offsets, matrices, vectors, mapped: None }
+        Self::laid_out(arena, declared, dtype, train, None)
     }
 
     /// Weights that are only read: `matrix` gives the tensor of each declared matrix, where it lies; vectors are to be
@@ -84,14 +71,31 @@ impl Weights {
         for weight in &declared {
             mapped.push(if weight.is_matrix() { Some(matrix(weight)?) } else { None });
         }
-        let (mut size, mut offsets) = (0, Vec::with_capacity(declared.len()));
+        Ok(Self::laid_out(arena, declared, DType::F32, false, Some(mapped)))
+    }
+
+    /// Gives every weight that is not `mapped` its place in a flat buffer.
+    fn laid_out(
+        arena: &Arena,
+        declared: Vec<Declared>,
+        dtype: DType,
+        train: bool,
+        mapped: Option<Vec<Option<Tensor>>>,
+    ) -> Self {
+        let (mut vectors, mut matrices) = (0, 0);
+        let mut offsets = Vec::with_capacity(declared.len());
         for weight in &declared {
-            offsets.push(size);
-            size += if weight.is_matrix() { 0 } else { weight.len() };
+            let size = if weight.is_matrix() { &mut matrices } else { &mut vectors };
+            offsets.push(*size);
+            *size += if weight.is_matrix() && mapped.is_some() { 0 } else { weight.len() };
         }
-        let flat = |size| Flat { value: arena.tensor(1, size, DType::F32), grad: None };
+        let flat = |size, dtype| Flat {
+            value: arena.tensor(1, size, dtype),
+            grad: train.then(|| arena.zeros(1, size, DType::F32)),
+        };
         let place = declared.iter().enumerate().map(|(i, weight)| (weight.name.clone(), i)).collect();
-        Ok(Self { declared, place, offsets, matrices: flat(0), vectors: flat(size), mapped: Some(mapped) })
+        let (matrices, vectors) = (flat(matrices, dtype), flat(vectors, DType::F32));
+        Self { declared, place, offsets, matrices, vectors, mapped }
     }
 
     /// Gives every weight its initial value; the same seed gives the same values on every machine.

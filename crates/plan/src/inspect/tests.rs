@@ -122,7 +122,7 @@ fn costs_of_a_decoded_token_are_those_of_the_step_3_report() {
 #[test]
 fn a_cache_takes_what_is_told_for_every_design() {
     for (kind, _) in DESIGNS {
-        let attention = AttentionConfig::preset(kind, &Scale { hidden: 64, head_dim: 16 }).unwrap();
+        let attention = AttentionConfig::preset(kind, &Scale::new(64, 16)).unwrap();
         let config: ModelConfig = serde_json::from_value(json!({
             "vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96,
             "max_position_embeddings": 128, "attention": attention,

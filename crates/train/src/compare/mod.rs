@@ -197,8 +197,8 @@ fn check_kinds(kinds: &[String]) -> Result<(), CompareError> {
 
 /// The model of each kind, all as large as `reference`.
 fn variants(reference: &ModelConfig, kinds: &[String]) -> Result<Vec<ModelConfig>, CompareError> {
-    let head_dim = match &reference.attention {
-        AttentionConfig::Mha(mha) => mha.head_dim,
+    let mha = match &reference.attention {
+        AttentionConfig::Mha(mha) => mha,
         other => {
             let found = other.kind();
             return Err(ConfigError::value(
@@ -209,7 +209,26 @@ fn variants(reference: &ModelConfig, kinds: &[String]) -> Result<Vec<ModelConfig
             .into());
         }
     };
-    let scale = Scale { hidden: reference.hidden_size, head_dim };
+    // What all designs share is carried over; what some of them lack must not differ between them in silence.
+    let own = [
+        ("qkv_bias", mha.qkv_bias),
+        ("qk_norm", mha.qk_norm),
+        ("rope_scaling", mha.rope_scaling.is_some()),
+        ("softmax_scale", mha.softmax_scale.is_some()),
+        ("window", mha.window.is_some()),
+    ];
+    if let Some((key, _)) = own.into_iter().find(|(_, given)| *given) {
+        let key = format!("model.attention.{key}");
+        return Err(
+            ConfigError::value(key, "absent: not every design of a comparison has it", "given").into()
+        );
+    }
+    let scale = Scale {
+        hidden: reference.hidden_size,
+        head_dim: mha.head_dim,
+        position: mha.position,
+        rope_theta: mha.rope_theta,
+    };
     kinds
         .iter()
         .map(|kind| {

@@ -69,7 +69,7 @@ fn every_design_and_option_survives_being_written() {
         "model.init.std=0.1",
     ]);
     for (kind, _) in DESIGNS {
-        let attention = AttentionConfig::preset(kind, &Scale { hidden: 64, head_dim: 16 }).unwrap();
+        let attention = AttentionConfig::preset(kind, &Scale::new(64, 16)).unwrap();
         let mut config = base.clone();
         config.model.attention = attention;
         let text = config.to_toml().unwrap();

@@ -119,6 +119,30 @@ fn the_reference_must_be_mha() {
     let mqa = "model.attention={ kind = 'mqa', heads = 4, head_dim = 16 }";
     let error = run(&options(&[mqa], &["mfa"], &folder.path().join("out"))).unwrap_err().to_string();
     assert!(error.contains("`model.attention.kind` is mqa: expected mha"), "{error}");
+    for key in ["qk_norm=true", "softmax_scale=0.5", "window=8"] {
+        let option = format!("model.attention.{key}");
+        let error = run(&options(&[&option], &["mfa"], &folder.path().join(key))).unwrap_err().to_string();
+        let name = key.split('=').next().unwrap();
+        assert!(error.contains(&format!("`model.attention.{name}` is given")), "{error}");
+    }
+}
+
+#[test]
+fn all_designs_have_the_positions_of_the_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let kinds: Vec<&str> = keyfold_model::attention::DESIGNS.iter().map(|(kind, _)| *kind).collect();
+    for (position, theta) in [("alibi", 10_000.0), ("none", 10_000.0), ("rope", 500.0)] {
+        let out = folder.path().join(position);
+        let keys =
+            [format!("model.attention.position={position}"), format!("model.attention.rope_theta={theta:?}")];
+        run(&options(&[&keys[0], &keys[1]], &kinds, &out)).unwrap();
+        for kind in &kinds {
+            let config = keyfold_model::checkpoint::read_config(&out.join(kind)).unwrap();
+            let attention = serde_json::to_value(&config.attention).unwrap();
+            assert_eq!(attention["position"], position, "{kind}");
+            assert_eq!(attention["rope_theta"], theta, "{kind}");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! How fast memory can be read, and how much of it decoding reads: weights are read once for every token, so their bytes
 //! and the bandwidth bound its speed.
 
-use keyfold_model::{ModelConfig, weights::Weights};
+use keyfold_model::{
+    ModelConfig,
+    weights::{Part, Weights},
+};
 use rayon::prelude::*;
 use std::{hint::black_box, time::Instant};
 
@@ -18,9 +21,9 @@ pub(super) fn weight_bytes_per_token(config: &ModelConfig, weights: &Weights) ->
     let mut bytes = 0;
     for (declared, param) in weights.iter() {
         let all = (declared.len() * param.value.dtype().bytes()) as u64;
-        bytes += if declared.name == "model.embed_tokens.weight" && !config.tie_word_embeddings {
+        bytes += if declared.part == Part::Embedding && !config.tie_word_embeddings {
             all / config.vocab_size as u64
-        } else if let Some(moe) = config.moe.as_ref().filter(|_| declared.name.contains(".mlp.experts.")) {
+        } else if let Some(moe) = config.moe.as_ref().filter(|_| declared.part == Part::Experts) {
             // Experts are of equal size: each counts with its share of being chosen.
             all * moe.top_k as u64 / moe.experts as u64
         } else {

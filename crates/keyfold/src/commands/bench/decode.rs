@@ -5,7 +5,7 @@ use super::{
     print,
     shape::ShapeArgs,
 };
-use crate::model_dir::ModelDir;
+use crate::{commands::storage::StorageArgs, model_dir::ModelDir};
 use anyhow::Context;
 use keyfold_core::DType;
 use keyfold_model::{Decoder, ModelConfig, weights::Weights};
@@ -29,12 +29,8 @@ pub(crate) struct Args {
     /// Repetitions to take the median of.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// Storage of the cache.
-    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
-    kv_dtype: DType,
-    /// Storage of the weights [default: f32; of trained models as the file has them, used in place].
-    #[arg(long, value_name = "DTYPE")]
-    dtype: Option<DType>,
+    #[command(flatten)]
+    storage: StorageArgs,
     /// Print a JSON array.
     #[arg(long)]
     json: bool,
@@ -70,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let positions = args.prompt.checked_add(args.tokens).context("--prompt and --tokens are too large")?;
     let mut rows = Vec::new();
     if args.model.is_empty() {
-        let dtype = args.dtype.unwrap_or(DType::F32);
+        let dtype = args.storage.dtype.unwrap_or(DType::F32);
         for config in args.shape.models(positions)? {
             let weights = Weights::allocate(&Arena::new(), config.declare()?, dtype, false);
             weights.initialise(0);
@@ -79,7 +75,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     for path in &args.model {
         let start = Instant::now();
-        let model = ModelDir::open(path, args.dtype)?;
+        let model = ModelDir::open(path, args.storage.dtype)?;
         let opened = start.elapsed();
         let row = measure(args, &model.config, &model.weights, model.dtype())?;
         rows.push(Row { load_ms: row.load_ms + 1e3 * opened.as_secs_f64(), ..row });
@@ -109,7 +105,7 @@ fn measure(args: &Args, config: &ModelConfig, weights: &Weights, dtype: DType) -
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     for _ in 0..args.repeats {
-        let mut cache = decoder.cache(args.prompt + args.tokens, args.kv_dtype)?;
+        let mut cache = decoder.cache(args.prompt + args.tokens, args.storage.kv_dtype)?;
         let start = Instant::now();
         let mut logits = decoder.step(&prompt, &mut cache);
         prefill.push(start.elapsed().as_secs_f64());
@@ -140,7 +136,7 @@ fn measure(args: &Args, config: &ModelConfig, weights: &Weights, dtype: DType) -
         read_gb_per_s: bandwidth / 1e9,
         bandwidth_share: weight_bytes as f64 / decode / bandwidth,
         dtype,
-        kv_dtype: args.kv_dtype,
+        kv_dtype: args.storage.kv_dtype,
         threads: rayon::current_num_threads(),
     })
 }

@@ -21,6 +21,13 @@ pub(crate) enum Command {
     Ops(ops::Args),
 }
 
+impl Command {
+    /// Whether this measures what training does.
+    pub(crate) fn trains(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Ops(_))
+    }
+}
+
 pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => train::run(args),

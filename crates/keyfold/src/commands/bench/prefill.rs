@@ -1,7 +1,7 @@
 //! `keyfold bench prefill`.
 
 use super::print;
-use crate::model_dir::ModelDir;
+use crate::{commands::storage::StorageArgs, model_dir::ModelDir};
 use keyfold_core::DType;
 use keyfold_model::Decoder;
 use serde::Serialize;
@@ -21,12 +21,8 @@ pub(crate) struct Args {
     /// Repetitions to take the median of.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// Storage of the cache.
-    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
-    kv_dtype: DType,
-    /// Storage of the weights [default: as the file has them, used in place].
-    #[arg(long, value_name = "DTYPE")]
-    dtype: Option<DType>,
+    #[command(flatten)]
+    storage: StorageArgs,
     /// Print a JSON array.
     #[arg(long)]
     json: bool,
@@ -50,7 +46,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for path in &args.model {
         let start = Instant::now();
-        let model = ModelDir::open(path, args.dtype)?;
+        let model = ModelDir::open(path, args.storage.dtype)?;
         let decoder = Decoder::new(&model.config, &model.weights)?;
         let load_ms = 1e3 * start.elapsed().as_secs_f64();
         let seconds = measure(args, &decoder)?;
@@ -62,7 +58,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             ms: 1e3 * seconds,
             load_ms,
             dtype: model.dtype(),
-            kv_dtype: args.kv_dtype,
+            kv_dtype: args.storage.kv_dtype,
             threads: rayon::current_num_threads(),
         });
     }
@@ -78,7 +74,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn measure(args: &Args, decoder: &Decoder) -> anyhow::Result<f64> {
     let vocab = decoder.config().vocab_size as u32;
     let prompt: Vec<u32> = (0..args.prompt as u32).map(|i| i % vocab).collect();
-    let mut cache = decoder.cache(args.prompt, args.kv_dtype)?;
+    let mut cache = decoder.cache(args.prompt, args.storage.kv_dtype)?;
     let mut times = Vec::new();
     for _ in 0..args.repeats {
         cache.truncate(0);

@@ -47,7 +47,7 @@ impl ShapeArgs {
         for (name, size) in [("--width", self.width), ("--head-dim", head_dim)] {
             anyhow::ensure!((1..=MAX_SIZE).contains(&size), "{name} is {size}: expected 1 to {MAX_SIZE}");
         }
-        let scale = Scale { hidden: self.width, head_dim };
+        let scale = Scale::new(self.width, head_dim);
         let known: Vec<&str> = DESIGNS.iter().map(|(kind, _)| *kind).collect();
         let Some(preset) = AttentionConfig::preset(kind, &scale) else {
             anyhow::bail!("--attention: unknown kind `{kind}`: expected one of {}", known.join(", "));

@@ -4,10 +4,10 @@
 
 mod session;
 
-use super::sampling::SamplingArgs;
+use super::{sampling::SamplingArgs, storage::StorageArgs};
 use crate::{interrupt::Answering, model_dir::ModelDir};
 use anyhow::Context;
-use keyfold_core::{DType, units};
+use keyfold_core::units;
 use keyfold_model::Decoder;
 use keyfold_ops::sample::Rng;
 use session::{Answer, Options, Session};
@@ -45,18 +45,14 @@ pub(crate) struct Args {
     context: Option<usize>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Storage of the cache.
-    #[arg(long, default_value_t = DType::F32, value_name = "DTYPE")]
-    kv_dtype: DType,
-    /// Storage of the weights in memory [default: as the file has them, used in place].
-    #[arg(long, value_name = "DTYPE")]
-    dtype: Option<DType>,
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     args.sampling.validate()?;
     anyhow::ensure!(args.max_tokens > 0, "--max-tokens is 0: expected at least 1");
-    let model = ModelDir::open(&args.model, args.dtype)?;
+    let model = ModelDir::open(&args.model, args.storage.dtype)?;
     let longest = model.config.max_position_embeddings;
     let context = args.context.unwrap_or(CONTEXT.min(longest));
     anyhow::ensure!(
@@ -73,7 +69,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         system: args.system.clone(),
     };
     let decoder = Decoder::new(&model.config, &model.weights)?;
-    let cache = decoder.cache(context, args.kv_dtype)?;
+    let cache = decoder.cache(context, args.storage.kv_dtype)?;
     let rng = Rng::new(args.sampling.seed);
     let mut session = Session::new(&model, &decoder, &tokenizer, &template, cache, options, rng);
     let interrupt = Answering::watch()?;
