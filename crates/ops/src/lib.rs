@@ -6,6 +6,7 @@
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod bandwidth;
 pub mod cast;
 pub mod cross_entropy;
 pub mod embedding;

@@ -2,27 +2,28 @@
 
 use super::{CPU, Hardware};
 use keyfold_core::DType;
-use keyfold_ops::gemm::{View, ViewMut, gemm};
+use keyfold_ops::{
+    bandwidth,
+    gemm::{View, ViewMut, gemm},
+};
 use keyfold_tensor::Arena;
-use rayon::prelude::*;
 use std::time::{Duration, Instant};
 
-/// Floats that are read: larger than caches are.
-const READ: usize = 1 << 27;
+/// Bytes that are read: larger than caches are.
+const READ: u64 = 1 << 29;
 /// Side of the matrices.
 const SIDE: usize = 1024;
 /// How long each measurement goes on.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) fn measure() -> Hardware {
-    let values = vec![1.0f32; READ];
-    let bandwidth = best(|| (read(&values), (READ * size_of::<f32>()) as f64));
-    drop(values);
     let arena = Arena::new();
     let (a, mut out) = (arena.tensor(SIDE, SIDE, DType::F32), arena.tensor(SIDE, SIDE, DType::F32));
     let [b, half] = [DType::F32, DType::Bf16].map(|dtype| arena.tensor(SIDE, SIDE, dtype));
+    // Not zeros: matrix units are faster on those.
+    let values: Vec<f32> = (0..SIDE * SIDE).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect();
     for mut tensor in [a.clone(), b.clone(), half.clone()] {
-        tensor.fill_zero();
+        tensor.write(&values);
     }
     let work = 2.0 * (SIDE as f64).powi(3);
     let f32_flops = best(|| (gemm(ViewMut::of(&mut out), false, 1.0, View::of(&a), View::of(&b).t()), work));
@@ -31,7 +32,7 @@ pub(super) fn measure() -> Hardware {
     Hardware {
         name: format!("{CPU} ({} threads)", rayon::current_num_threads()),
         memory: memory(),
-        bandwidth,
+        bandwidth: bandwidth::read(READ),
         bf16_flops,
         fp8_flops: None,
         f32_flops: Some(f32_flops),
@@ -49,19 +50,6 @@ fn best<T>(mut work: impl FnMut() -> (T, f64)) -> f64 {
         rate = rate.max(amount / before.elapsed().as_secs_f64().max(1e-9));
     }
     rate
-}
-
-/// Reads all values with all threads.
-fn read(values: &[f32]) -> f32 {
-    const LANES: usize = 64;
-    let part = |values: &[f32]| {
-        let mut sums = [0.0f32; LANES];
-        for lane in values.as_chunks::<LANES>().0 {
-            sums.iter_mut().zip(lane).for_each(|(sum, value)| *sum += value);
-        }
-        sums.iter().sum::<f32>()
-    };
-    values.par_chunks(values.len().div_ceil(4 * rayon::current_num_threads())).map(part).sum()
 }
 
 /// Bytes of memory, where the system tells.

@@ -1,14 +1,11 @@
 //! `keyfold bench decode`.
 
-use super::{
-    bandwidth::{read_bandwidth, weight_bytes_per_token},
-    print,
-    shape::ShapeArgs,
-};
+use super::{print, shape::ShapeArgs, traffic::weight_bytes_per_token};
 use crate::{commands::storage::StorageArgs, model_dir::ModelDir};
 use anyhow::Context;
 use keyfold_core::DType;
 use keyfold_model::{Decoder, ModelConfig, weights::Weights};
+use keyfold_ops::bandwidth;
 use keyfold_tensor::Arena;
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
@@ -121,7 +118,7 @@ fn measure(args: &Args, config: &ModelConfig, weights: &Weights, dtype: DType) -
         values[values.len() / 2]
     });
     let weight_bytes = weight_bytes_per_token(config, weights);
-    let bandwidth = read_bandwidth(weight_bytes);
+    let fastest = bandwidth::read(weight_bytes);
     Ok(Row {
         attention: config.attention.kind(),
         params: weights.count(),
@@ -133,8 +130,8 @@ fn measure(args: &Args, config: &ModelConfig, weights: &Weights, dtype: DType) -
         cache_bytes_per_token: bytes,
         load_ms: 1e3 * prepared.as_secs_f64(),
         weight_bytes_per_token: weight_bytes,
-        read_gb_per_s: bandwidth / 1e9,
-        bandwidth_share: weight_bytes as f64 / decode / bandwidth,
+        read_gb_per_s: fastest / 1e9,
+        bandwidth_share: weight_bytes as f64 / decode / fastest,
         dtype,
         kv_dtype: args.storage.kv_dtype,
         threads: rayon::current_num_threads(),

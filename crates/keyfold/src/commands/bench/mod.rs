@@ -1,10 +1,10 @@
 //! `keyfold bench`: speed of training steps, of prefill and decoding, and of single ops.
 
-mod bandwidth;
 mod decode;
 mod ops;
 mod prefill;
 mod shape;
+mod traffic;
 mod train;
 
 use super::print_line;

@@ -1,19 +1,10 @@
-//! How fast memory can be read, and how much of it decoding reads: weights are read once for every token, so their bytes
-//! and the bandwidth bound its speed.
+//! How much memory decoding reads: weights are read once for every token, so their bytes and the machine's bandwidth
+//! (`keyfold_ops::bandwidth`) bound its speed.
 
 use keyfold_model::{
     ModelConfig,
     weights::{Part, Weights},
 };
-use rayon::prelude::*;
-use std::{hint::black_box, time::Instant};
-
-/// Readings to take the median of.
-const READINGS: usize = 7;
-/// Words that a thread takes at a time: small enough that no thread waits long for a slower one.
-const PIECE: usize = 1 << 15;
-/// Smaller buffers are measured as one of this size: they are read from caches, faster than a clock can tell.
-const LEAST: usize = 1 << 20;
 
 /// Bytes of weights that decoding one token reads: all but the rows of the embedding that it does not look up, and the
 /// experts that it does not choose.
@@ -31,36 +22,6 @@ pub(super) fn weight_bytes_per_token(config: &ModelConfig, weights: &Weights) ->
         };
     }
     bytes
-}
-
-/// Bytes per second at which all threads together read a buffer of `bytes`: the median of several readings.
-pub(super) fn read_bandwidth(bytes: u64) -> f64 {
-    let words = (bytes as usize).max(LEAST) / size_of::<u64>();
-    let mut buffer = vec![0u64; words];
-    // Pages exist only once they are written.
-    buffer.par_chunks_mut(PIECE).for_each(|part| part.iter_mut().zip(1..).for_each(|(word, i)| *word = i));
-    let mut speeds: Vec<f64> = (0..READINGS)
-        .map(|_| {
-            let start = Instant::now();
-            let total = buffer.par_chunks(PIECE).map(sum).reduce(|| 0, u64::wrapping_add);
-            black_box(total);
-            (words * size_of::<u64>()) as f64 / start.elapsed().as_secs_f64().max(1e-9)
-        })
-        .collect();
-    speeds.sort_by(f64::total_cmp);
-    speeds[READINGS / 2]
-}
-
-/// The sum of `words`, in many lanes so that reading is what takes time.
-fn sum(words: &[u64]) -> u64 {
-    let mut lanes = [0u64; 32];
-    let (blocks, rest) = words.as_chunks::<32>();
-    for block in blocks {
-        for (lane, word) in lanes.iter_mut().zip(block) {
-            *lane = lane.wrapping_add(*word);
-        }
-    }
-    lanes.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
 #[cfg(test)]
@@ -93,12 +54,5 @@ mod tests {
         let moe = json!({"experts": 8, "top_k": 2, "expert_size": 12, "shared_size": 4, "dense_layers": [0]});
         let mixture = 2 * 3 * 16 * 12 + 3 * 16 * 4 + 8 * 16;
         assert_eq!(bytes(json!({"moe": moe})), 4 * (rest - 3 * 16 * 24 + mixture + 16 + 1600));
-    }
-
-    #[test]
-    fn sums_are_sums_and_speeds_are_positive() {
-        let words: Vec<u64> = (0..1000).collect();
-        assert_eq!(sum(&words), 499_500);
-        assert!(read_bandwidth(0) > 1e6);
     }
 }
