@@ -1,6 +1,6 @@
 //! Generating text from a decoder.
 
-use crate::{cache::Cache, lm::Decoder};
+use crate::{cache::Cache, decoder::Decoder};
 use keyfold_ops::sample::{Rng, SampleError, Sampler};
 use std::time::{Duration, Instant};
 

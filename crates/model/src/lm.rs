@@ -1,10 +1,9 @@
-//! The language model in its two forms: [`LanguageModel`] trains and scores whole sequences, [`Decoder`] generates from
-//! a cache.
+//! The language model that trains and scores whole sequences. Its other form, which generates from a cache, is
+//! [`crate::Decoder`].
 
 use crate::{
-    attention::{Attention, CachedAttention, Shared},
+    attention::{Attention, Shared},
     block::Block,
-    cache::Cache,
     config::ModelConfig,
     error::{CheckpointError, ConfigError, WeightError},
     position::RopeTables,
@@ -13,22 +12,22 @@ use crate::{
     weights::{Param, Weights},
 };
 use keyfold_core::DType;
-use keyfold_ops::{cross_entropy, linear};
+use keyfold_ops::cross_entropy;
 use keyfold_tensor::{Arena, Tensor};
 use std::sync::Arc;
 
-/// What both forms share.
-struct Trunk {
+/// What both forms of the model share.
+pub(crate) struct Trunk {
     embedding: Param,
-    norm: Param,
-    head: Param,
-    eps: f32,
+    pub(crate) norm: Param,
+    pub(crate) head: Param,
+    pub(crate) eps: f32,
     /// Factor on embeddings.
     scale: Option<f32>,
 }
 
 impl Trunk {
-    fn new(config: &ModelConfig, weights: &Weights) -> Result<Self, WeightError> {
+    pub(crate) fn new(config: &ModelConfig, weights: &Weights) -> Result<Self, WeightError> {
         let embedding = weights.get("model.embed_tokens.weight")?;
         let head =
             if config.tie_word_embeddings { embedding.clone() } else { weights.get("lm_head.weight")? };
@@ -41,7 +40,7 @@ impl Trunk {
         })
     }
 
-    fn embed(&self, tape: &mut Tape, ids: &[u32]) -> Var {
+    pub(crate) fn embed(&self, tape: &mut Tape, ids: &[u32]) -> Var {
         let x = tape.embedding(ids, &self.embedding);
         match self.scale {
             None => x,
@@ -50,7 +49,7 @@ impl Trunk {
     }
 }
 
-fn shared(config: &ModelConfig) -> Shared {
+pub(crate) fn shared(config: &ModelConfig) -> Shared {
     Shared { rope: RopeTables::new(config.max_position_embeddings), rms_norm_eps: config.rms_norm_eps as f32 }
 }
 
@@ -204,93 +203,6 @@ impl LanguageModel {
 impl Layer {
     fn forward(&self, tape: &mut Tape, x: Var, update: Option<Var>, sequences: &Sequences) -> (Var, Var) {
         self.block.forward(tape, x, update, |tape, x| self.attention.forward(tape, x, sequences))
-    }
-}
-
-/// A model that generates: attention in the form that reads a cache.
-pub struct Decoder {
-    config: ModelConfig,
-    arena: Arena,
-    trunk: Trunk,
-    layers: Vec<(Block, Box<dyn CachedAttention>)>,
-}
-
-impl Decoder {
-    /// The decoding form of a model on `weights`. Weights that decoding uses in another form (MLA's absorbed, MFA-KR's
-    /// folded projections) are computed here, once.
-    ///
-    /// # Errors
-    /// When the weights are not those that `config` declares.
-    pub fn new(config: &ModelConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let trunk = Trunk::new(config, weights)?;
-        let shared = shared(config);
-        let layers = (0..config.num_hidden_layers)
-            .map(|layer| {
-                let scope = weights.scope(format!("model.layers.{layer}."));
-                let design = config.layer_attention(layer);
-                let attention = design.design().decoding(&scope.under("self_attn."), &shared)?;
-                Ok((Block::new(config, layer, &scope)?, attention))
-            })
-            .collect::<Result<_, WeightError>>()?;
-        Ok(Self { config: config.clone(), arena: Arena::new(), trunk, layers })
-    }
-
-    /// The shape of the model.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    /// An empty cache for `capacity` tokens.
-    ///
-    /// # Errors
-    /// When `capacity` exceeds the model's longest sequence.
-    pub fn cache(&self, capacity: usize, dtype: DType) -> Result<Cache, ConfigError> {
-        if capacity > self.config.max_position_embeddings {
-            let expected =
-                format!("at most max_position_embeddings = {}", self.config.max_position_embeddings);
-            return Err(ConfigError::value("capacity", expected, capacity));
-        }
-        Cache::new(&self.config, capacity, dtype, &self.arena)
-    }
-
-    /// Appends `ids` to the sequence in `cache`; logits of the last one, [1, vocab].
-    ///
-    /// # Panics
-    /// When `ids` is empty or does not fit the cache.
-    pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Tensor {
-        let x = self.hidden(ids, cache);
-        self.head(&x.row_range(ids.len() - 1, 1))
-    }
-
-    /// Appends `ids` to the sequence in `cache`; logits of each of them, [ids, vocab].
-    ///
-    /// # Panics
-    /// When `ids` is empty or does not fit the cache.
-    pub fn logits(&self, ids: &[u32], cache: &mut Cache) -> Tensor {
-        self.head(&self.hidden(ids, cache))
-    }
-
-    fn hidden(&self, ids: &[u32], cache: &mut Cache) -> Tensor {
-        assert!(!ids.is_empty(), "decoder step without tokens");
-        assert!(cache.len() + ids.len() <= cache.capacity(), "decoder step beyond the cache's capacity");
-        let mut tape = Tape::inference(&self.arena);
-        let mut x = self.trunk.embed(&mut tape, ids);
-        let mut update = None;
-        for (index, (block, attention)) in self.layers.iter().enumerate() {
-            let step = cache.step(index, ids.len());
-            let (stream, pending) =
-                block.forward(&mut tape, x, update, |tape, x| attention.forward(tape, x, &step));
-            x = stream;
-            update = Some(pending);
-        }
-        cache.advance(ids.len());
-        tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1.value().clone()
-    }
-
-    fn head(&self, x: &Tensor) -> Tensor {
-        let mut logits = self.arena.tensor(x.rows(), self.config.vocab_size, DType::F32);
-        linear::forward(x, &self.trunk.head.value, None, &mut logits, false);
-        logits
     }
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use keyfold_core::DType;
-use keyfold_model::{Decoder, LanguageModel, ModelConfig, Sequences, TapeOptions, weights::Weights};
+use keyfold_model::{Chunk, Decoder, LanguageModel, ModelConfig, Sequences, TapeOptions, weights::Weights};
 use keyfold_tensor::Arena;
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde_json::Value;
@@ -159,6 +159,53 @@ fn decoding_from_the_cache_equals_pytorch() {
                 let logits: Vec<f32> =
                     ids.chunks(chunk).flat_map(|ids| decoder.logits(ids, &mut cache).to_vec()).collect();
                 case.close(&format!("logits in chunks of {chunk}"), &logits, want, TOLERANCE);
+            }
+        }
+    }
+}
+
+/// Sequences that advance by turns in one batch, some by a prompt's chunk and some by a token, over interleaved pages.
+#[test]
+fn paged_batches_equal_pytorch() {
+    for case in cases().into_iter().filter(|case| case.file().tensor("doc_starts").is_err()) {
+        let model = case.model(&Arena::new());
+        let decoder = Decoder::new(&case.config, model.weights()).unwrap();
+        let (ids, want) = (case.ids("input_ids"), case.floats("logits"));
+        let (vocab, batch) = (case.config.vocab_size, ids.len() / case.seq);
+        for page_size in [3, 64] {
+            let pages_each = case.seq.div_ceil(page_size);
+            let mut cache = decoder.paged_cache(batch * pages_each, page_size, DType::F32).unwrap();
+            let table = |row: usize| -> Vec<u32> {
+                (0..pages_each).map(|page| ((pages_each - 1 - page) * batch + row) as u32).collect()
+            };
+            let tables: Vec<_> = (0..batch).map(table).collect();
+            let mut past = vec![0; batch];
+            let mut got = vec![Vec::new(); batch];
+            for step in 0.. {
+                let new: Vec<usize> =
+                    (0..batch).map(|row| (1 + (step + row) % 3 * 2).min(case.seq - past[row])).collect();
+                let chunks: Vec<Chunk<'_>> = (0..batch)
+                    .filter(|row| past[*row] < case.seq)
+                    .map(|row| Chunk {
+                        tokens: &ids[row * case.seq + past[row]..][..new[row]],
+                        past: past[row],
+                        pages: &tables[row],
+                        logits: new[row],
+                    })
+                    .collect();
+                if chunks.is_empty() {
+                    break;
+                }
+                let logits = decoder.forward(&chunks, &mut cache).to_vec();
+                let mut rows = logits.chunks_exact(vocab);
+                for row in 0..batch {
+                    got[row].extend(rows.by_ref().take(new[row]).flatten());
+                    past[row] += new[row];
+                }
+            }
+            for (row, got) in got.iter().enumerate() {
+                let want = &want[row * case.seq * vocab..][..case.seq * vocab];
+                case.close(&format!("logits of row {row}, pages of {page_size}"), got, want, TOLERANCE);
             }
         }
     }

@@ -29,6 +29,19 @@ pub(crate) trait Kernel: Sync {
     fn run<S: Simd>(&self, simd: S, rows: Range<usize>);
 }
 
+/// Asks for the line at `place` to be brought near; `place` need not be memory.
+#[inline(always)]
+pub(crate) fn prefetch<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, which accesses nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 /// Runs `kernel` on `0..rows` in blocks of `block` rows, over the current threads, with the best instruction set.
 pub(crate) fn launch(rows: usize, block: usize, kernel: &impl Kernel) {
     struct Bound<'a, K>(&'a K, Range<usize>);

@@ -13,7 +13,7 @@ use crate::{
 use keyfold_core::DType;
 use keyfold_ops::{
     attention::{self, Cached, Heads},
-    rope::{self, Heads as RopeHeads, Positions, RopeTable},
+    rope::{self, Heads as RopeHeads, RopeTable},
 };
 use std::sync::Arc;
 
@@ -84,23 +84,23 @@ impl KeyValue {
         tape.linear(&mixed, &self.o_proj)
     }
 
-    /// New tokens of one sequence: their rotated keys and their values go into planes 0 and 1 of the cache.
+    /// New tokens: their rotated keys and their values go into planes 0 and 1 of the cache.
     pub(super) fn decode(&self, tape: &mut Tape, qkv: [Var; 3], step: &CacheStep<'_>) -> Var {
         let [mut q, mut k, v] = self.normalise(tape, qkv).map(|var| var.value().clone());
         if let Some(rope) = &self.rope {
             for (x, heads) in [(&mut q, self.heads), (&mut k, self.kv_heads)] {
                 let heads = RopeHeads::adjacent(heads, self.width);
-                rope::apply(x, heads, rope, Positions::From(step.past), false);
+                rope::apply(x, heads, rope, step.positions(), false);
             }
         }
         step.write(0, &k);
         step.write(1, &v);
-        let mixed = tape.arena().tensor(step.new, self.heads * self.width, DType::F32);
-        let (keys, values) = (step.read(0, 1), step.read(1, 1));
+        let mixed = tape.arena().tensor(step.new_tokens(), self.heads * self.width, DType::F32);
+        let (keys, values) = (step.planes(0, 1), step.planes(1, 1));
         let cached = Cached {
             k: Heads::packed(&keys, self.kv_heads),
             v: Heads::packed(&values, self.kv_heads),
-            past: step.past,
+            paged: step.paged(),
             scale: self.args.scale,
             alibi: self.args.alibi.as_deref(),
             window: self.args.window,

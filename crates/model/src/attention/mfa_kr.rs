@@ -22,7 +22,7 @@ use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
 use keyfold_ops::{
     attention::{self, Cached, Heads},
     cast, linear,
-    rope::{self, Heads as RopeHeads, Positions, RopeTable},
+    rope::{self, Heads as RopeHeads, RopeTable},
 };
 use keyfold_tensor::{Arena, Tensor};
 use serde::{Deserialize, Serialize};
@@ -313,7 +313,7 @@ impl CachedAttention for Decoding {
         let rotate = |x: &mut Tensor, heads, inverse| {
             if let Some(rope) = &module.rope {
                 let heads = RopeHeads::adjacent(heads, width);
-                rope::apply(x, heads, rope, Positions::From(step.past), inverse);
+                rope::apply(x, heads, rope, step.positions(), inverse);
             }
         };
         rotate(&mut q, heads, false);
@@ -321,12 +321,12 @@ impl CachedAttention for Decoding {
             rotate(&mut k, 1, false);
         }
         step.write(0, &k);
-        let mut mixed = tape.arena().tensor(step.new, heads * width, DType::F32);
-        let keys = step.read(0, 1);
+        let mut mixed = tape.arena().tensor(step.new_tokens(), heads * width, DType::F32);
+        let keys = step.planes(0, 1);
         let cached = Cached {
             k: Heads::packed(&keys, 1),
             v: Heads::packed(&keys, 1),
-            past: step.past,
+            paged: step.paged(),
             scale: module.args.scale,
             alibi: module.args.alibi.as_deref(),
             window: None,

@@ -18,7 +18,7 @@ use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
 use keyfold_ops::{
     attention::{self, Cached, Heads},
     cast, linear,
-    rope::{self, Heads as RopeHeads, Pairing, Positions, RopeTable},
+    rope::{self, Heads as RopeHeads, Pairing, RopeTable},
 };
 use keyfold_tensor::{Arena, Tensor};
 use serde::{Deserialize, Serialize};
@@ -314,7 +314,7 @@ impl CachedAttention for Absorbed {
             (sizes.qk_nope_head_dim, sizes.qk_rope_head_dim, sizes.v_head_dim, sizes.kv_lora_rank);
         let [mut q, latent, mut k_rope] = module.project(tape, x).map(|var| var.value().clone());
         if let Some(rope) = &module.rope {
-            let at = Positions::From(step.past);
+            let at = step.positions();
             rope::apply(&mut q, module.query_rope(), rope, at, false);
             rope::apply(&mut k_rope, RopeHeads::adjacent(1, p), rope, at, false);
         }
@@ -323,7 +323,7 @@ impl CachedAttention for Absorbed {
             step.write(1, &k_rope);
         }
         let arena = tape.arena().clone();
-        let absorbed = arena.tensor(step.new, sizes.heads * (r + p), DType::F32);
+        let absorbed = arena.tensor(step.new_tokens(), sizes.heads * (r + p), DType::F32);
         for head in 0..sizes.heads {
             let nope = q.columns(head * (n + p), n);
             let mut target = absorbed.columns(head * (r + p), r);
@@ -332,19 +332,19 @@ impl CachedAttention for Absorbed {
                 cast::copy(&q.columns(head * (n + p) + n, p), &mut absorbed.columns(head * (r + p) + r, p));
             }
         }
-        let read = arena.tensor(step.new, sizes.heads * r, DType::F32);
-        let (keys, values) = (step.read(0, 1 + usize::from(p > 0)), step.read(0, 1));
+        let read = arena.tensor(step.new_tokens(), sizes.heads * r, DType::F32);
+        let (keys, values) = (step.planes(0, 1 + usize::from(p > 0)), step.planes(0, 1));
         let cached = Cached {
             k: Heads::packed(&keys, 1),
             v: Heads::packed(&values, 1),
-            past: step.past,
+            paged: step.paged(),
             scale: module.args.scale,
             alibi: module.args.alibi.as_deref(),
             window: None,
             rotate: None,
         };
         attention::cached(Heads::packed(&absorbed, sizes.heads), &cached, Heads::packed(&read, sizes.heads));
-        let mixed = arena.tensor(step.new, sizes.heads * v, DType::F32);
+        let mixed = arena.tensor(step.new_tokens(), sizes.heads * v, DType::F32);
         for head in 0..sizes.heads {
             let up = self.value_up.row_range(head * v, v);
             linear::forward(&read.columns(head * r, r), &up, None, &mut mixed.columns(head * v, v), false);

@@ -99,7 +99,7 @@ pub trait Attention: Send + Sync {
     fn forward(&self, tape: &mut Tape, x: &Var, sequences: &Sequences) -> Var;
 }
 
-/// Self-attention of new tokens of one sequence over its cache.
+/// Self-attention of new tokens over the cache of their own sequence.
 pub trait CachedAttention: Send + Sync {
     /// `x` [new tokens, H], normalised: writes their rows into the cache and gives the update [new tokens, H].
     fn forward(&self, tape: &mut Tape, x: &Var, step: &CacheStep<'_>) -> Var;

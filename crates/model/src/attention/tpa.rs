@@ -15,7 +15,7 @@ use crate::{
 use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
 use keyfold_ops::{
     attention::{self, Heads, TpaCached},
-    rope::{self, Heads as RopeHeads, Positions, RopeTable},
+    rope::{self, Heads as RopeHeads, RopeTable},
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -213,15 +213,15 @@ impl CachedAttention for Module {
         if let Some(rope) = &self.rope {
             for (b, rank) in [(&b_q, sizes.query_rank), (&b_k, sizes.key_rank)] {
                 let heads = RopeHeads::adjacent(rank, sizes.head_dim);
-                rope::apply(&mut b.value().clone(), heads, rope, Positions::From(step.past), false);
+                rope::apply(&mut b.value().clone(), heads, rope, step.positions(), false);
             }
         }
         for (plane, values) in [a_k, b_k, a_v, b_v].iter().enumerate() {
             step.write(plane, values.value());
         }
         let q = tape.tpa(&a_q, &b_q, sizes.heads, sizes.query_rank);
-        let mixed = tape.arena().tensor(step.new, sizes.heads * sizes.head_dim, DType::F32);
-        let [a_k, b_k, a_v, b_v] = [0, 1, 2, 3].map(|plane| step.read(plane, 1));
+        let mixed = tape.arena().tensor(step.new_tokens(), sizes.heads * sizes.head_dim, DType::F32);
+        let [a_k, b_k, a_v, b_v] = [0, 1, 2, 3].map(|plane| step.planes(plane, 1));
         let cached = TpaCached {
             a_k: &a_k,
             b_k: &b_k,
@@ -229,7 +229,7 @@ impl CachedAttention for Module {
             b_v: &b_v,
             key_rank: sizes.key_rank,
             value_rank: sizes.value_rank,
-            past: step.past,
+            paged: step.paged(),
             scale: self.args.scale,
             alibi: self.args.alibi.as_deref(),
         };

@@ -3,13 +3,15 @@
 //! Training ([`forward`], [`backward`]) and inference over a cache ([`cached`], [`tpa_cached`]) share the kernels.
 //! Online softmax as in FlashAttention-2 (arXiv 2307.08691), ALiBi as in arXiv 2108.12409.
 
+mod cached;
 mod cpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::rope::RopeTable;
+pub use cached::{Cached, Paged, Sequence, TpaCached, cached, tpa_cached};
+
 use keyfold_core::DType;
 use keyfold_tensor::Tensor;
 use pulp::Arch;
@@ -90,50 +92,6 @@ pub struct Gradient<'a> {
     pub accumulate: bool,
 }
 
-/// Keys and values of the tokens so far, with what the queries need to look at them.
-#[derive(Clone, Copy, Debug)]
-pub struct Cached<'a> {
-    /// f32 or bf16. Row j is the token at position j.
-    pub k: Heads<'a>,
-    /// As `k`. May be the very same columns (MFA-KR) or some of them (absorbed MLA).
-    pub v: Heads<'a>,
-    /// Tokens before the first query.
-    pub past: usize,
-    /// Factor on the dot products of queries and keys.
-    pub scale: f32,
-    /// `[query heads]`: slope m of each, adds `-m * distance` to its scores.
-    pub alibi: Option<&'a [f32]>,
-    /// Keys that a query sees, its own included; all before it by default.
-    pub window: Option<usize>,
-    /// Rotates the keys as they are read. The values stay as they are, also where they are the same columns.
-    pub rotate: Option<&'a RopeTable>,
-}
-
-/// Keys and values of the tokens so far as the factors of tensor-product attention (arXiv 2501.06425).
-///
-/// The key of head h is `1/key_rank * sum_r a_k[r, h] * b_k[r]`, its value likewise.
-#[derive(Clone, Copy, Debug)]
-pub struct TpaCached<'a> {
-    /// `[past + new, key_rank * heads]`, f32 or bf16.
-    pub a_k: &'a Tensor,
-    /// `[past + new, key_rank * width]`, already rotated.
-    pub b_k: &'a Tensor,
-    /// `[past + new, value_rank * heads]`.
-    pub a_v: &'a Tensor,
-    /// `[past + new, value_rank * width]`.
-    pub b_v: &'a Tensor,
-    /// Terms of a key.
-    pub key_rank: usize,
-    /// Terms of a value.
-    pub value_rank: usize,
-    /// Tokens before the first query.
-    pub past: usize,
-    /// Factor on the dot products of queries and keys.
-    pub scale: f32,
-    /// `[heads]`: slope m of each, adds `-m * distance` to its scores.
-    pub alibi: Option<&'a [f32]>,
-}
-
 /// Attention of every token to itself and the tokens before it in its sequence (and document).
 ///
 /// Query head h uses kv head `h / (q.count / k.count)`.
@@ -195,75 +153,6 @@ pub fn backward(
         return;
     }
     cpu::backward(Arch::new(), cpu::Inputs { q, k, v, out, d_out, lse }, shape, dq, dk, dv);
-}
-
-/// Attention of new tokens to everything in a cache that already holds their own rows.
-///
-/// Query i is at position `past + i` and sees the keys `0 ..= past + i`, or the last `window` of these.
-///
-/// # Shapes
-/// `q` new x (m heads of d), rotated already; `cache.k` (past + new) x (g of d), `cache.v` (past + new) x (g of e), `out`
-/// new x (m of e). `q` and `out` are f32.
-///
-/// # Panics
-/// On shapes other than these, `m` not a multiple of `g`, element types that differ between `k` and `v`, or a `rotate`
-/// table that is not for d channels or ends too early.
-pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
-    let (new, total) = (q.tensor.rows(), cache.past + q.tensor.rows());
-    q.check("q", new, (q.count, cache.k.width));
-    cache.k.check("k", total, (cache.k.count, q.width));
-    cache.v.check("v", total, (cache.k.count, cache.v.width));
-    out.check("out", new, (q.count, cache.v.width));
-    check_f32(&[("q", q.tensor), ("out", out.tensor)]);
-    check_groups(q.count, cache.k.count, cache.alibi);
-    assert_ne!(cache.window, Some(0), "attention: a window without keys");
-    assert_eq!(cache.k.tensor.dtype(), cache.v.tensor.dtype(), "attention: element types of keys and values");
-    if let Some(table) = cache.rotate {
-        assert_eq!(table.width(), q.width, "attention: channels of the rope table");
-        assert!(
-            table.positions() >= total,
-            "attention: {total} keys, but {} rope positions",
-            table.positions()
-        );
-    }
-    if new == 0 {
-        return;
-    }
-    cpu::cached(Arch::new(), q, cache, out);
-}
-
-/// As [`cached`], over factors instead of keys and values, which are never materialised.
-///
-/// # Shapes
-/// `q` and `out` new x (m heads of d), f32, `q` rotated already; the cache as in [`TpaCached`].
-///
-/// # Panics
-/// On shapes other than these or element types that differ between the factors.
-pub fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
-    let (new, total) = (q.tensor.rows(), cache.past + q.tensor.rows());
-    q.check("q", new, (q.count, q.width));
-    out.check("out", new, (q.count, q.width));
-    check_f32(&[("q", q.tensor), ("out", out.tensor)]);
-    check_groups(q.count, q.count, cache.alibi);
-    let (keys, values) = (cache.key_rank, cache.value_rank);
-    assert!(keys > 0 && values > 0, "tensor-product attention of rank {keys} for keys, {values} for values");
-    for (name, tensor, cols) in [
-        ("a_k", cache.a_k, keys * q.count),
-        ("b_k", cache.b_k, keys * q.width),
-        ("a_v", cache.a_v, values * q.count),
-        ("b_v", cache.b_v, values * q.width),
-    ] {
-        assert_eq!(
-            (tensor.rows(), tensor.cols()),
-            (total, cols),
-            "tensor-product attention: shape of {name}"
-        );
-        assert_eq!(tensor.dtype(), cache.a_k.dtype(), "tensor-product attention: element type of {name}");
-    }
-    if new == 0 {
-        return;
-    }
-    cpu::tpa_cached(Arch::new(), q, cache, out);
 }
 
 #[track_caller]

@@ -42,7 +42,7 @@ pub fn gemm<B: Element>(out: ViewMut<'_>, accumulate: bool, alpha: f32, a: View<
     }
     let product = split::Product { out, accumulate, alpha, a, b };
     #[cfg(target_arch = "x86_64")]
-    if let Some(parts) = precision::parts()
+    if let Some(parts) = precision::parts(B::IS_BF16)
         && k > 0
         && amx::takes(&product)
     {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// As PyTorch's `float32_matmul_precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// As f32.
+    /// As f32: with vectors of f32, or, by a bf16 operand, as three bf16 that together are the f32.
     #[default]
     Highest,
     /// As a bf16 and the bf16 of the rest, without the product of both rests: about 16 bits. Values beyond bf16's
@@ -80,11 +80,16 @@ fn reduced() -> Option<Precision> {
     found.then_some(precision)
 }
 
-/// What operands become under the chosen precision, if not f32.
+/// What the f32 operand of a product becomes under the chosen precision, if it is not computed in f32. An f32 is three
+/// bf16 exactly, so a product with an operand that is bf16 itself loses nothing.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn parts() -> Option<super::amx::Parts> {
-    reduced().map(|precision| match precision {
-        Precision::Medium => super::amx::Parts::One,
-        _ => super::amx::Parts::Two,
-    })
+pub(super) fn parts(by_bf16: bool) -> Option<super::amx::Parts> {
+    use super::amx::{Parts, available};
+    let parts = match precision() {
+        Precision::Medium => Parts::One,
+        Precision::High => Parts::Two,
+        Precision::Highest if by_bf16 => Parts::Three,
+        Precision::Highest => return None,
+    };
+    available().then_some(parts)
 }

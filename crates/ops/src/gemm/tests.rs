@@ -18,6 +18,8 @@ impl Path {
         match self {
             Self::Best | Self::Scalar => 2e-6,
             #[cfg(target_arch = "x86_64")]
+            Self::Amx(amx::Parts::Three) => 2e-6,
+            #[cfg(target_arch = "x86_64")]
             Self::Amx(amx::Parts::Two) => 5e-5,
             #[cfg(target_arch = "x86_64")]
             Self::Amx(amx::Parts::One) => 2e-2,
@@ -142,6 +144,25 @@ fn products_match_the_reference() {
             }
         }
     }
+}
+
+/// By a bf16 operand nothing of an f32 is lost.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn three_parts_are_a_whole_f32() {
+    if !amx::available() {
+        return println!("skipped: this machine has no AMX");
+    }
+    let path = Path::Amx(amx::Parts::Three);
+    for (m, n, k) in [(1, 1, 1), (2, 3, 5), (17, 31, 33), (65, 61, 300), (40, 130, 129), (390, 530, 1100)] {
+        for forms in 0..4 {
+            let a = Operand::new(1, m, k, forms & 1 == 1, |x| x);
+            check(path, &a, &Operand::new(3, k, n, forms & 2 == 2, bf16::from_f32));
+        }
+    }
+    let a = Operand::new(1, 1, 1, false, |_| 1.0 + f32::EPSILON);
+    let b = Operand::new(1, 1, 1, false, |_| bf16::from_f32(1.5));
+    assert_eq!(product(path, a.view(), b.view(), 1.0, None), [1.5 + 1.5 * f32::EPSILON]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Nothing is packed, so that the time is that of reading the weight. An output is one sum in an order that depends on
 //! the width alone.
 
-use crate::parallel::brief;
+use crate::{parallel::brief, simd::prefetch};
 use half::bf16;
 use keyfold_core::DType;
 use keyfold_tensor::Tensor;
@@ -15,6 +15,8 @@ pub(super) const MAX_ROWS: usize = 16;
 /// Rows of the weight in one tile, and rows of `x`.
 const NW: usize = 4;
 const NX: usize = 4;
+/// Weights from what is read to what is asked for, at most.
+const AHEAD: usize = 4096;
 /// Multiply-adds of one task, at least; reading a weight costs as much as two of them.
 const MIN_WORK: usize = 1 << 14;
 /// Tasks for each thread, at most: so that one that is late leaves some to the others.
@@ -255,6 +257,8 @@ impl<S: Simd, F: Format, const R: usize> NullaryFnOnce for Micro<S, F, R> {
         let Self { simd, tile } = self;
         let step = F::VECTORS * S::F32_LANES;
         let body = tile.k / step * step;
+        // Hardware stops at the end of a page, and mapped files have small ones.
+        let ahead = (NW * tile.k).min(AHEAD);
         // A feature beyond the last reads the last again.
         let w: [_; NW] = std::array::from_fn(|f| tile.w.wrapping_add(f.min(tile.features - 1) * tile.k));
         let mut acc = [[simd.splat_f32s(0.0); NW]; R];
@@ -269,6 +273,7 @@ impl<S: Simd, F: Format, const R: usize> NullaryFnOnce for Micro<S, F, R> {
                     }
                 }
                 for f in 0..NW {
+                    prefetch(w[f].wrapping_add(p + ahead));
                     let w = F::load(simd, w[f].add(p));
                     for r in 0..R {
                         for v in 0..F::VECTORS {

@@ -12,6 +12,15 @@ pub(super) const COLUMNS: usize = 64;
 /// Keys of a block at most.
 pub(super) const KEYS: usize = 64;
 
+/// `keys` in blocks that end at multiples of [`KEYS`], where pages end too. None when there are no keys.
+#[inline(always)]
+pub(super) fn key_blocks(keys: &Range<usize>) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+    let keys = keys.clone();
+    (keys.start / KEYS * KEYS..keys.end)
+        .step_by(KEYS)
+        .map(move |start| start.max(keys.start)..(start + KEYS).min(keys.end))
+}
+
 /// Columns of one kv head that one task works on: some query heads at some queries.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {

@@ -1,7 +1,7 @@
 //! One query, few heads per kv head: vectors of columns would be mostly empty, so vectors run along channels and keys.
 
 use super::{
-    block::{Block, KEYS},
+    block::{Block, KEYS, key_blocks},
     forward::{Outcome, Queries, Source},
     rows::{PlainRows, read_columns},
     scratch::{padded, pitch, with_scratch},
@@ -32,8 +32,8 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Decode<'_, F> {
         let (width, value_width) = (self.source.keys.width(), self.source.values.width());
         let (row, value_row) = (pitch(width), pitch(value_width));
         let columns = self.heads.len();
-        let in_place = self.source.in_place();
-        let copied = if in_place.is_some() { 0 } else { KEYS };
+        let mut next = key_blocks(&self.keys);
+        let copied = if next.clone().all(|block| self.source.in_place(&block).is_some()) { 0 } else { KEYS };
         let lengths = [
             columns.next_multiple_of(16) * row,
             columns * value_row,
@@ -55,11 +55,16 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Decode<'_, F> {
                 );
                 let (mut max, mut sum, mut factor) =
                     ([f32::NEG_INFINITY; NARROW], [0.0; NARROW], [0.0; NARROW]);
-                if let Some([keys, _]) = in_place {
-                    self.keys.clone().take(KEYS).for_each(|key| keys.prefetch(key));
+                let blocks = next.clone();
+                if let Some(first) = next.next()
+                    && let Some([keys, _]) = self.source.in_place(&first)
+                {
+                    first.for_each(|key| keys.prefetch(key));
                 }
-                for start in self.keys.clone().step_by(KEYS) {
-                    let range = start..(start + KEYS).min(self.keys.end);
+                for range in blocks {
+                    let in_place = self.source.in_place(&range);
+                    let after = next.next();
+                    let after = after.and_then(|block| Some((self.source.in_place(&block)?[0], block)));
                     let [key_rows, value_rows] = in_place.unwrap_or_else(
                         #[inline(always)]
                         || {
@@ -69,12 +74,14 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Decode<'_, F> {
                         },
                     );
                     for (j, key) in range.clone().enumerate() {
+                        // The heads of a row are far apart: the processor does not see what comes next.
                         if in_place.is_some() {
-                            // The heads of a row are far apart: the processor does not see what comes next.
                             value_rows.prefetch(key);
-                            if key + KEYS < self.keys.end {
-                                key_rows.prefetch(key + KEYS);
-                            }
+                        }
+                        if let Some((rows, block)) = &after
+                            && block.start + j < block.end
+                        {
+                            rows.prefetch(block.start + j);
                         }
                         for (c, query) in queries.chunks_exact(row).take(columns).enumerate() {
                             // SAFETY: both rows are longer than that.
@@ -103,7 +110,11 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Decode<'_, F> {
                         b_row,
                         c: out,
                         c_row: value_row,
-                        start: if start == self.keys.start { Start::Zero } else { Start::Scale(&factor) },
+                        start: if range.start == self.keys.start {
+                            Start::Zero
+                        } else {
+                            Start::Scale(&factor)
+                        },
                         trim: Trim::None,
                     }
                     .run(simd);

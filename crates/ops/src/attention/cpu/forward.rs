@@ -1,8 +1,8 @@
 //! Forward: blockwise attention with online softmax, for whole sequences and for queries over a cache.
 
 use super::{
-    block::{Begun, Block, COLUMNS, Chunk, KEYS, View},
-    rows::{HeadRows, PlainRows, read_columns},
+    block::{Begun, Block, COLUMNS, Chunk, KEYS, View, key_blocks},
+    rows::{PagedRows, PlainRows, read_columns},
     scratch::{padded, pitch, with_scratch},
     softmax::Scores,
     tile::{Left, Product, Start, Trim},
@@ -18,22 +18,23 @@ use std::{
     ops::Range,
 };
 
-/// The keys and values of one kv head. Row j is at position j.
+/// The keys and values of one kv head.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
-    pub(super) keys: HeadRows,
-    pub(super) values: HeadRows,
+    pub(super) keys: PagedRows<'a>,
+    pub(super) values: PagedRows<'a>,
     /// Rotates the keys, but not the values, as they are read.
     pub(super) rotate: Option<&'a RopeTable>,
 }
 
 impl Source<'_> {
-    /// Keys and values that can be used where they lie.
-    pub(super) fn in_place(&self) -> Option<[PlainRows; 2]> {
+    /// Keys and values of `tokens`, which are not none, if they can be used where they lie.
+    #[inline(always)]
+    pub(super) fn in_place(&self, tokens: &Range<usize>) -> Option<[PlainRows; 2]> {
         if self.rotate.is_some() {
             return None;
         }
-        Some([self.keys.plain()?, self.values.plain()?])
+        Some([self.keys.plain(tokens)?, self.values.plain(tokens)?])
     }
 
     #[inline(always)]
@@ -123,8 +124,7 @@ impl<F: FnMut(usize, usize, Outcome<'_>)> WithSimd for Attend<'_, F> {
                 max.fill(f32::NEG_INFINITY);
                 sum.fill(0.0);
                 let mut begun = Begun::default();
-                for start in self.keys.clone().step_by(KEYS) {
-                    let range = start..(start + KEYS).min(self.keys.end);
+                for range in key_blocks(&self.keys) {
                     self.source.read(&range, keys, values);
                     for (index, block) in self.chunk.blocks().enumerate() {
                         if !self.queries.view.sees(&block, &range) {

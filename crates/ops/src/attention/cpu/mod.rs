@@ -1,14 +1,16 @@
 //! Attention on the host's processor.
 //!
 //! Files to read in order: `block` (who works on what), `tile` (the matrix product), `softmax`, `forward`, `backward`,
-//! `cached`.
+//! `schedule` (sequences over a cache), `cached`.
 
 mod backward;
 mod block;
 mod cached;
 mod decode;
 mod forward;
+mod parts;
 mod rows;
+mod schedule;
 mod scratch;
 mod softmax;
 mod tile;
@@ -25,7 +27,7 @@ use forward::{Attend, Outcome, Queries, Source};
 use keyfold_tensor::Tensor;
 use pulp::Arch;
 use rayon::prelude::*;
-use rows::HeadRows;
+use rows::{HeadRows, PagedRows};
 
 /// Slopes in the base-2 scale of the scores.
 fn base2(slopes: Option<&[f32]>) -> Option<Vec<f32>> {
@@ -77,8 +79,8 @@ pub(super) fn forward(
         };
         arch.dispatch(Attend {
             source: Source {
-                keys: HeadRows::new(&k, kv_head, first),
-                values: HeadRows::new(&v, kv_head, first),
+                keys: PagedRows::adjacent(HeadRows::new(&k, kv_head, first)),
+                values: PagedRows::adjacent(HeadRows::new(&v, kv_head, first)),
                 rotate: None,
             },
             queries: Queries { heads: q, first, scale: shape.scale, view },

@@ -4,7 +4,7 @@ use super::{
     block::Block,
     scratch::{LINE, padded, pitch},
 };
-use crate::attention::Heads;
+use crate::{attention::Heads, simd::prefetch};
 use keyfold_core::DType;
 use keyfold_tensor::{Tensor, bf16};
 use std::ops::Range;
@@ -47,11 +47,6 @@ impl HeadRows {
     pub(super) fn of_columns(tensor: &Tensor, start: usize, width: usize) -> Self {
         let columns = tensor.columns(start, width);
         Self::new(&Heads::packed(&columns, 1), 0, 0)
-    }
-
-    /// Columns of the head.
-    pub(super) fn width(&self) -> usize {
-        self.width
     }
 
     /// Address of an f32 `row`.
@@ -152,6 +147,65 @@ pub(super) fn read_columns(heads: &Heads<'_>, first: usize, block: &Block, facto
     rows.take(block.padded() - block.len()).for_each(|row| row.fill(0.0));
 }
 
+/// Where one head of the tokens of a sequence lies.
+#[derive(Clone, Copy)]
+pub(super) struct PagedRows<'a> {
+    rows: HeadRows,
+    page_size: usize,
+    pages: &'a [u32],
+}
+
+impl<'a> PagedRows<'a> {
+    /// Token j is row `j % page_size` of page `pages[j / page_size]`.
+    pub(super) fn new(rows: HeadRows, page_size: usize, pages: &'a [u32]) -> Self {
+        Self { rows, page_size, pages }
+    }
+
+    /// Token j is row j.
+    pub(super) fn adjacent(rows: HeadRows) -> Self {
+        Self { rows, page_size: usize::MAX, pages: &[0] }
+    }
+
+    /// Columns of the head.
+    pub(super) fn width(&self) -> usize {
+        self.rows.width
+    }
+
+    /// Row of token 0 if the page of `token` were where the sequence began, and the token after that page.
+    #[inline(always)]
+    fn page(&self, token: usize) -> (usize, usize) {
+        let page = token / self.page_size;
+        let first = page * self.page_size;
+        let row = self.pages[page] as usize * self.page_size;
+        (row.wrapping_sub(first), first.saturating_add(self.page_size))
+    }
+
+    /// `tokens`, which are not none, in place, counted as tokens, if they are of f32, whole lines long and in one page.
+    #[inline(always)]
+    pub(super) fn plain(&self, tokens: &Range<usize>) -> Option<PlainRows> {
+        let (offset, end) = self.page(tokens.start);
+        if tokens.end > end {
+            return None;
+        }
+        self.rows.plain().map(|rows| rows.shifted(offset))
+    }
+
+    /// Copies `tokens` to the rows of `to`, each padded to whole lines, a pitch apart.
+    #[inline(always)]
+    pub(super) fn read_all(&self, tokens: Range<usize>, to: &mut [f32]) {
+        let mut to = to.chunks_exact_mut(pitch(self.width()));
+        let mut start = tokens.start;
+        while start < tokens.end {
+            let (offset, page_end) = self.page(start);
+            let end = page_end.min(tokens.end);
+            for (token, to) in (start..end).zip(&mut to) {
+                self.rows.read(token.wrapping_add(offset), 1.0, to);
+            }
+            start = end;
+        }
+    }
+}
+
 /// Rows of f32 of whole lines: a head in place, or its copy in scratch.
 #[derive(Clone, Copy)]
 pub(super) struct PlainRows {
@@ -174,6 +228,12 @@ impl PlainRows {
         Self { start: self.start.wrapping_sub(first * self.stride), ..self }
     }
 
+    /// The same rows, `offset` (which may be below 0, wrapped) later than they are counted.
+    #[inline(always)]
+    fn shifted(self, offset: usize) -> Self {
+        Self { start: self.start.wrapping_add(offset.wrapping_mul(self.stride)), ..self }
+    }
+
     /// Address of `row`.
     #[inline(always)]
     pub(super) fn row(&self, row: usize) -> *const f32 {
@@ -192,14 +252,7 @@ impl PlainRows {
     #[inline(always)]
     pub(super) fn prefetch(&self, row: usize) {
         for line in (0..self.width).step_by(LINE) {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: every x86-64 has the instruction, which accesses nothing.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(self.row(row).wrapping_add(line).cast());
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = line;
+            prefetch(self.row(row).wrapping_add(line));
         }
     }
 }

@@ -6,10 +6,10 @@
 
 use super::{
     base2,
-    block::{Block, COLUMNS, Chunk, KEYS, View},
-    cached::{Parts, part_keys, run},
+    block::{Block, COLUMNS, Chunk, KEYS, View, key_blocks},
     forward::Outcome,
-    rows::{HeadRows, read_columns},
+    rows::{HeadRows, PagedRows, read_columns},
+    schedule::{Common, Schedule},
     scratch::{padded, pitch, with_scratch},
     softmax::Scores,
     tile::{Left, Product, Start, Trim},
@@ -22,66 +22,48 @@ use std::{f32::consts::LOG2_E, ops::Range};
 
 /// See [`crate::attention::tpa_cached`].
 pub(in crate::attention) fn tpa_cached(arch: Arch, q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
-    let (new, heads, width) = (q.tensor.rows(), q.count, q.width);
+    let (heads, width) = (q.count, q.width);
     let slopes = base2(cache.alibi);
-    let view = View { past: cache.past, slopes: slopes.as_deref(), starts: None };
-    let chunks = Chunk::split(0..heads, new, 2 * width);
-    let total = cache.past + new;
-    let widths = width * (cache.key_rank + cache.value_rank);
-    let part = part_keys(chunks.len(), heads * new, widths, total);
-    let parts = total.div_ceil(part);
-    let work = heads * new * total * widths;
-
-    let factors = |a: &Tensor, b: &Tensor, rank: usize| Factors {
-        rank,
-        a: (0..rank).map(|term| HeadRows::of_columns(a, term * heads, heads)).collect(),
-        b: (0..rank).map(|term| HeadRows::of_columns(b, term * width, width)).collect(),
+    let common = Common {
+        heads,
+        kv_heads: 1,
+        column: 2 * width,
+        work: width * (cache.key_rank + cache.value_rank),
+        window: None,
+        slopes: slopes.as_deref(),
     };
-    let keys = factors(cache.a_k, cache.b_k, cache.key_rank);
-    let values = factors(cache.a_v, cache.b_v, cache.value_rank);
-    let kept = (parts > 1).then(|| Parts::new(heads * new, parts, width));
-    run(chunks.len() * parts, work, |index| {
-        let (chunk, number) = (&chunks[index / parts], index % parts);
-        let range =
-            number * part..((number + 1) * part).min(view.keys(&chunk.queries).end).max(number * part);
-        let finish = |head: usize, query: usize, outcome: Outcome<'_>| {
-            // SAFETY: a column belongs to one chunk, a chunk and a part to one task.
-            unsafe {
-                match &kept {
-                    Some(kept) => kept.keep(head * new + query, number, &outcome),
-                    None => {
-                        HeadRows::new(&out, head, 0).write(query, 1.0 / outcome.sum, outcome.values, false)
-                    }
-                }
-            }
+    Schedule::new(common, cache.paged).run(width, out, |task, finish| {
+        let terms = |factor: &Tensor, rank: usize, width: usize| -> Vec<PagedRows<'_>> {
+            let rows = |term| HeadRows::of_columns(factor, term * width, width);
+            (0..rank).map(|term| PagedRows::new(rows(term), cache.paged.page_size, task.pages)).collect()
+        };
+        let factors = |a: &Tensor, b: &Tensor, rank: usize| Factors {
+            rank,
+            a: terms(a, rank, heads),
+            b: terms(b, rank, width),
         };
         arch.dispatch(Attend {
             q,
-            keys: &keys,
-            values: &values,
+            first: task.first,
+            keys: factors(cache.a_k, cache.b_k, cache.key_rank),
+            values: factors(cache.a_v, cache.b_v, cache.value_rank),
             scale: cache.scale,
-            view,
-            chunk,
-            range,
+            view: task.view,
+            chunk: &task.chunk,
+            range: task.keys,
             finish,
         });
-    });
-    let Some(kept) = kept else { return };
-    run(heads, heads * new * parts * width, |head| {
-        let rows = HeadRows::new(&out, head, 0);
-        // SAFETY: all parts are there; every head is one task.
-        (0..new).for_each(|query| unsafe { kept.combine(head * new + query, &rows, query) });
     });
 }
 
 /// The factors of keys, or of values, by term.
-struct Factors {
+struct Factors<'a> {
     rank: usize,
-    a: Vec<HeadRows>,
-    b: Vec<HeadRows>,
+    a: Vec<PagedRows<'a>>,
+    b: Vec<PagedRows<'a>>,
 }
 
-impl Factors {
+impl Factors<'_> {
     /// Reads the b rows of `tokens`, term by term, into rows a pitch apart, and all a factors likewise.
     #[inline(always)]
     fn read(&self, tokens: &Range<usize>, a: &mut [f32], b: &mut [f32]) {
@@ -96,8 +78,10 @@ impl Factors {
 
 struct Attend<'a, F> {
     q: Heads<'a>,
-    keys: &'a Factors,
-    values: &'a Factors,
+    /// Row of query 0.
+    first: usize,
+    keys: Factors<'a>,
+    values: Factors<'a>,
     scale: f32,
     view: View<'a>,
     chunk: &'a Chunk,
@@ -136,11 +120,10 @@ impl<F: Fn(usize, usize, Outcome<'_>)> WithSimd for Attend<'_, F> {
                 max.fill(f32::NEG_INFINITY);
                 sum.fill(0.0);
                 for (block, packed) in self.chunk.blocks().zip(packed.chunks_exact_mut(side)) {
-                    read_columns(&self.q, 0, &block, self.scale / key_rank as f32 * LOG2_E, b_k);
+                    read_columns(&self.q, self.first, &block, self.scale / key_rank as f32 * LOG2_E, b_k);
                     transpose(simd, b_k, block.padded(), self.q.width, 1.0, packed);
                 }
-                for start in self.range.clone().step_by(KEYS) {
-                    let range = start..(start + KEYS).min(self.range.end);
+                for range in key_blocks(&self.range) {
                     self.keys.read(&range, a_k, b_k);
                     self.values.read(&range, a_v, b_v);
                     for (index, block) in self.chunk.blocks().enumerate() {

@@ -11,6 +11,27 @@ fn stored(arena: &Arena, rows: usize, values: &[f32], dtype: DType) -> (Tensor, 
     (tensor, kept)
 }
 
+/// One sequence whose tokens are rows in order.
+macro_rules! adjacent {
+    ($past:expr, $new:expr) => {
+        Paged { page_size: $past + $new, sequences: &[Sequence { past: $past, new: $new, pages: &[0] }] }
+    };
+}
+
+/// The rows of `tensor` in pages of a pool whose other rows are NaN: the pool and the page table, which is in no order.
+fn in_pages(arena: &Arena, tensor: &Tensor, page_size: usize) -> (Tensor, Vec<u32>) {
+    let pages = tensor.rows().div_ceil(page_size);
+    let table: Vec<u32> = (0..pages as u32).map(|page| (page * 7 + 3) % (pages as u32 + 11)).collect();
+    let spread = table.iter().collect::<std::collections::HashSet<_>>().len() == pages;
+    let table = if spread { table } else { (1..=pages as u32).rev().collect() };
+    let pool = arena.tensor((pages + 11) * page_size, tensor.cols(), tensor.dtype());
+    for row in 0..tensor.rows() {
+        let at = table[row / page_size] as usize * page_size + row % page_size;
+        pool.row_range(at, 1).write(&tensor.row_range(row, 1).to_vec());
+    }
+    (pool, table)
+}
+
 fn check_cached(arch: Arch, case: &Case, dtype: DType) {
     check_window(arch, case, dtype, None);
 }
@@ -24,18 +45,23 @@ fn check_window(arch: Arch, case: &Case, dtype: DType, window: Option<usize>) {
     let values = random(3, total * case.kv_heads * case.value_width);
     let (k_t, k) = stored(&arena, total, &keys, dtype);
     let (v_t, v) = stored(&arena, total, &values, dtype);
-    let out = Gapped::new(&arena, case.seq, case.heads, case.value_width, None);
-    let cache = Cached {
-        k: Heads::packed(&k_t, case.kv_heads),
-        v: Heads::packed(&v_t, case.kv_heads),
-        past: case.past,
-        scale: case.scale as f32,
-        alibi: case.alibi.as_deref(),
-        window,
-        rotate: None,
-    };
-    cpu::cached(arch, Heads::packed(&q_t, case.heads), &cache, out.heads());
-    assert_close("out", &out.values(), &case.forward(&to_f64(&q), &k, &v).0, REL);
+    let want = case.forward(&to_f64(&q), &k, &v).0;
+    for page_size in [total, 64, 16, 7] {
+        let out = Gapped::new(&arena, case.seq, case.heads, case.value_width, None);
+        let [(k_t, pages), (v_t, _)] = [&k_t, &v_t].map(|tensor| in_pages(&arena, tensor, page_size));
+        let sequences = [Sequence { past: case.past, new: case.seq, pages: &pages }];
+        let cache = Cached {
+            k: Heads::packed(&k_t, case.kv_heads),
+            v: Heads::packed(&v_t, case.kv_heads),
+            paged: Paged { page_size, sequences: &sequences },
+            scale: case.scale as f32,
+            alibi: case.alibi.as_deref(),
+            window,
+            rotate: None,
+        };
+        cpu::cached(arch, Heads::packed(&q_t, case.heads), &cache, out.heads());
+        assert_close(&format!("out, pages of {page_size}"), &out.values(), &want, REL);
+    }
 }
 
 fn after(past: usize, new: usize, heads: (usize, usize), widths: (usize, usize)) -> Case {
@@ -102,7 +128,7 @@ fn values_inside_keys() {
     let cache = Cached {
         k: Heads::packed(&k_t, 1),
         v: Heads::packed(&prefix, 1),
-        past,
+        paged: adjacent!(past, 1),
         scale: 0.3,
         alibi: None,
         window: None,
@@ -141,7 +167,7 @@ fn rotation_on_read() {
             let cache = Cached {
                 k: kv,
                 v: kv,
-                past,
+                paged: adjacent!(past, new),
                 scale: case.scale as f32,
                 alibi: None,
                 window: None,
@@ -175,7 +201,7 @@ fn chunked_is_one_shot_is_forward() {
             let cache = Cached {
                 k: Heads::packed(&k, 2),
                 v: Heads::packed(&v, 2),
-                past,
+                paged: adjacent!(past, new),
                 scale: case.scale as f32,
                 alibi: case.alibi.as_deref(),
                 window: None,
@@ -194,7 +220,15 @@ fn the_number_of_threads_changes_no_bit() {
     let q_t = arena.tensor_of(1, heads * width, &random(1, heads * width));
     let k_t = arena.tensor_of(past + 1, width, &random(2, (past + 1) * width));
     let kv = Heads::packed(&k_t, 1);
-    let cache = Cached { k: kv, v: kv, past, scale: 0.2, alibi: None, window: None, rotate: None };
+    let cache = Cached {
+        k: kv,
+        v: kv,
+        paged: adjacent!(past, 1),
+        scale: 0.2,
+        alibi: None,
+        window: None,
+        rotate: None,
+    };
     let run = |threads| {
         let out = arena.tensor(1, heads * width, DType::F32);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -232,20 +266,88 @@ fn check_tpa(arch: Arch, case: &Case, (key_rank, value_rank): (usize, usize), dt
     let (b_k, b_k64) = factor(3, key_rank * width);
     let (a_v, a_v64) = factor(4, value_rank * heads);
     let (b_v, b_v64) = factor(5, value_rank * width);
-    let out = Gapped::new(&arena, case.seq, heads, width, None);
-    let cache = TpaCached {
-        a_k: &a_k,
-        b_k: &b_k,
-        a_v: &a_v,
-        b_v: &b_v,
-        key_rank,
-        value_rank,
-        past: case.past,
-        scale: case.scale as f32,
-        alibi: case.alibi.as_deref(),
-    };
-    cpu::tpa_cached(arch, Heads::packed(&q_t, heads), &cache, out.heads());
     let k = compose(&a_k64, &b_k64, key_rank, heads, width);
     let v = compose(&a_v64, &b_v64, value_rank, heads, width);
-    assert_close("out", &out.values(), &case.forward(&to_f64(&q), &k, &v).0, REL);
+    let want = case.forward(&to_f64(&q), &k, &v).0;
+    for page_size in [total, 64, 7] {
+        let out = Gapped::new(&arena, case.seq, heads, width, None);
+        let factors = [&a_k, &b_k, &a_v, &b_v].map(|tensor| in_pages(&arena, tensor, page_size));
+        let sequences = [Sequence { past: case.past, new: case.seq, pages: &factors[0].1 }];
+        let cache = TpaCached {
+            a_k: &factors[0].0,
+            b_k: &factors[1].0,
+            a_v: &factors[2].0,
+            b_v: &factors[3].0,
+            key_rank,
+            value_rank,
+            paged: Paged { page_size, sequences: &sequences },
+            scale: case.scale as f32,
+            alibi: case.alibi.as_deref(),
+        };
+        cpu::tpa_cached(arch, Heads::packed(&q_t, heads), &cache, out.heads());
+        assert_close(&format!("out, pages of {page_size}"), &out.values(), &want, REL);
+    }
+}
+
+/// Sequences of a batch come out as they do alone, to the last bit.
+#[test]
+fn a_batch_is_its_sequences() {
+    let (heads, width, page_size) = (8, 32, 16);
+    let shapes = [(0, 1), (700, 1), (63, 1), (40, 0), (100, 70), (4000, 1), (0, 9), (64, 2)];
+    let arena = Arena::poisoned();
+    let pages = |(past, new): (usize, usize)| (past + new).div_ceil(page_size);
+    let total: usize = shapes.iter().copied().map(pages).sum();
+    let queries: usize = shapes.iter().map(|(_, new)| new).sum();
+    let pool = arena.tensor_of(total * page_size, width, &random(1, total * page_size * width));
+    let q = arena.tensor_of(queries, heads * width, &random(2, queries * heads * width));
+    // Page tables that are interleaved: every sequence takes the next free page in turn.
+    let mut tables = shapes.map(|_| Vec::new());
+    let mut free = 0..total as u32;
+    while !free.is_empty() {
+        for (table, shape) in tables.iter_mut().zip(shapes) {
+            if table.len() < pages(shape) {
+                table.extend(free.next());
+            }
+        }
+    }
+    for window in [None, Some(90)] {
+        let run = |q: &Tensor, sequences: &[Sequence<'_>]| {
+            let out = arena.tensor(q.rows(), heads * width, DType::F32);
+            let kv = Heads::packed(&pool, 2);
+            let cache = Cached {
+                k: kv,
+                v: kv,
+                paged: Paged { page_size, sequences },
+                scale: 0.3,
+                alibi: None,
+                window,
+                rotate: None,
+            };
+            cached(Heads::packed(q, 2 * heads), &cache, Heads::packed(&out, 2 * heads));
+            out.to_vec()
+        };
+        let sequences: Vec<_> = shapes
+            .iter()
+            .zip(&tables)
+            .map(|((past, new), pages)| Sequence { past: *past, new: *new, pages })
+            .collect();
+        let all = run(&q, &sequences);
+        let mut first = 0;
+        for sequence in &sequences {
+            let alone = run(&q.row_range(first, sequence.new), std::slice::from_ref(sequence));
+            assert!(alone == all[first * heads * width..][..alone.len()], "{window:?} {sequence:?}");
+            first += sequence.new;
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "page 3 of sequence 0 in a cache of 3 pages")]
+fn pages_are_checked() {
+    let arena = Arena::new();
+    let (q, pool) = (arena.zeros(1, 16, DType::F32), arena.zeros(12, 16, DType::F32));
+    let (q, kv) = (Heads::packed(&q, 1), Heads::packed(&pool, 1));
+    let sequences = [Sequence { past: 4, new: 1, pages: &[0, 3] }];
+    let paged = Paged { page_size: 4, sequences: &sequences };
+    cached(q, &Cached { k: kv, v: kv, paged, scale: 1.0, alibi: None, window: None, rotate: None }, q);
 }

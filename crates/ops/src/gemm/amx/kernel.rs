@@ -143,6 +143,49 @@ impl Tile {
         // SAFETY: as for this function; blocks of packed operands are 2 KiB a part.
         unsafe {
             match (parts, b_parts, two) {
+                (Parts::Three, _, true) => product!(
+                    self,
+                    two,
+                    6144,
+                    2048,
+                    "tileloadd tmm4, [{a} + {s} + 4096]",
+                    "tileloadd tmm6, [{b} + {s}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{b} + {s} + 1024]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm5, [{a} + {s} + 5120]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm4, [{a} + {s} + 2048]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm5, [{a} + {s} + 3072]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm4, [{a} + {s}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm5, [{a} + {s} + 1024]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7"
+                ),
+                (Parts::Three, _, false) => product!(
+                    self,
+                    one,
+                    6144,
+                    2048,
+                    "tileloadd tmm4, [{a} + {s} + 4096]",
+                    "tileloadd tmm6, [{b} + {s}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{b} + {s} + 1024]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm4, [{a} + {s} + 2048]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm4, [{a} + {s}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7"
+                ),
                 (Parts::Two, Parts::Two, true) => product!(
                     self,
                     two,
@@ -187,7 +230,7 @@ impl Tile {
                     "tileloadd tmm7, [{b} + {s} + 3072]",
                     "tdpbf16ps tmm1, tmm4, tmm7"
                 ),
-                (Parts::Two, Parts::One, true) => product!(
+                (Parts::Two, _, true) => product!(
                     self,
                     two,
                     4096,
@@ -207,7 +250,7 @@ impl Tile {
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7"
                 ),
-                (Parts::Two, Parts::One, false) => product!(
+                (Parts::Two, _, false) => product!(
                     self,
                     one,
                     4096,

@@ -20,8 +20,9 @@ use kernel::Tile;
 const KT: usize = 32;
 /// Rows and columns of `out` that one kernel call makes.
 const BLOCK: usize = 32;
-/// Longest block of k.
+/// Longest block of k, and values of a block of `a`, all parts: two thirds of a 48 KiB first-level cache.
 const KC: usize = 256;
+const A_BLOCK: usize = 1 << 14;
 /// Values of `b` packed at a time: half of a 2 MiB second-level cache.
 const B_WORDS: usize = 1 << 18;
 /// Values of `a` packed at a time where they lie across memory; else only one block's.
@@ -34,6 +35,8 @@ pub(super) enum Parts {
     One,
     /// A bf16 and the bf16 of the rest.
     Two,
+    /// And the bf16 of what these leave: all 24 bits of an f32. Only beside an operand that is bf16 itself.
+    Three,
 }
 
 impl Parts {
@@ -41,6 +44,7 @@ impl Parts {
         match self {
             Self::One => 1,
             Self::Two => 2,
+            Self::Three => 3,
         }
     }
 }
@@ -52,7 +56,10 @@ pub(super) fn takes<B: Element>(product: &Product<'_, B>) -> bool {
 }
 
 pub(super) fn run<B: Element>(product: Product<'_, B>, parts: Parts) {
-    let grain = Grain { min_work: 1 << 21, rows: BLOCK, cols: BLOCK, a_cost: 14, b_cost: 14 };
+    debug_assert!(B::IS_BF16 || parts != Parts::Three, "three parts of both operands");
+    // Values that are bf16 already are only moved.
+    let b_cost = if B::IS_BF16 { 4 } else { 7 * parts.count() };
+    let grain = Grain { min_work: 1 << 21, rows: BLOCK, cols: BLOCK, a_cost: 7 * parts.count(), b_cost };
     // SAFETY: called only where the processor has AMX and this process may use it.
     super::split::run(product, &grain, |product| unsafe { serial(product, parts) });
 }
@@ -64,7 +71,8 @@ unsafe fn serial<B: Element>(product: Product<'_, B>, parts: Parts) {
     let (m, n, k) = (out.rows, out.cols, a.cols);
     let b_parts = if B::IS_BF16 { Parts::One } else { parts };
     let steps = k.div_ceil(KT);
-    let kc = steps.div_ceil(steps.div_ceil(KC / KT)) * KT;
+    let longest = (A_BLOCK / (BLOCK * parts.count())).min(KC) / KT;
+    let kc = steps.div_ceil(steps.div_ceil(longest)) * KT;
     let nc = (B_WORDS / kc / BLOCK * BLOCK).min(n.next_multiple_of(BLOCK));
     // Rows of `a` that lie along k: a few rows of `out` stay near the core while they are summed over as much of k as
     // there is room for. Rows across memory: a block of k is taken from all of them, so that few pages are in use.
@@ -74,15 +82,19 @@ unsafe fn serial<B: Element>(product: Product<'_, B>, parts: Parts) {
         (kc, A_WORDS)
     };
     let mc = (a_words / kc / BLOCK * BLOCK).min(m.next_multiple_of(BLOCK));
-    // SAFETY: the buffer holds two parts of nc * span and mc * kc values; packed parts stay within, tiles within the views.
-    scratch::with(nc * span + mc * kc, |buffer| unsafe {
-        let (b_pack, a_pack) = (buffer, buffer.add(nc * span));
+    // Two bf16 are a word: two parts take as many words as there are values.
+    let words = |values: usize, parts: Parts| (values * parts.count()).div_ceil(2);
+    let (b_words, a_words) = (words(nc * span, b_parts), words(mc * kc, parts));
+    // SAFETY: the buffer holds the parts of nc * span and mc * kc values; packed parts stay within, tiles within the
+    // views.
+    scratch::with(b_words + a_words, |buffer| unsafe {
+        let (b_pack, a_pack) = (buffer, buffer.add(b_words));
         kernel::configure();
         for n0 in (0..n).step_by(nc) {
             let nb = nc.min(n - n0);
             for k1 in (0..k).step_by(span) {
                 let end = (k1 + span).min(k);
-                let b_at = |k0: usize| b_pack.add((k0 - k1) * nc);
+                let b_at = |k0: usize| b_pack.add(words((k0 - k1) * nc, b_parts));
                 for k0 in (k1..end).step_by(kc) {
                     pack::pack(b.part(k0, n0, kc.min(end - k0), nb).t(), 1.0, b_parts, true, b_at(k0));
                 }

@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 /// Words of a tile.
 const TILE: usize = 256;
 
-/// Packs `from` [lines, k], times `scale`.
+/// Packs `from` [lines, k], times `scale`. Values that are bf16 already are one part and are not scaled.
 ///
 /// # Safety
 /// `to` must hold the blocks and AVX-512 with bf16 must be usable.
@@ -26,81 +26,101 @@ pub(super) unsafe fn pack<E: Element>(
     words_first: bool,
     to: *mut u32,
 ) {
-    let source = Source { from, scale: _mm512_set1_ps(scale), parts, to };
-    let along_k = from.col_stride == 1;
-    let (steps, tiles) = (from.cols.div_ceil(KT), from.rows.div_ceil(BLOCK) * 2);
-    // SAFETY: as for this function; lines and steps beyond the operand are read as zeros.
+    let scale = _mm512_set1_ps(scale);
+    // SAFETY: as for this function.
     unsafe {
-        // Memory is read in the order in which it lies; where that is also a tile's order, row by row.
-        match (along_k, words_first) {
-            (true, false) => {
-                for line in 0..16 * tiles {
-                    for step in 0..steps {
-                        let (high, low) = source.line(line, step);
-                        source.store(line / 16, step, line % 16, high, low);
+        match parts {
+            Parts::One => Source::<E, 1> { from, scale, to }.pack(words_first),
+            Parts::Two => Source::<E, 2> { from, scale, to }.pack(words_first),
+            Parts::Three => Source::<E, 3> { from, scale, to }.pack(words_first),
+        }
+    }
+}
+
+/// Rows of tiles: 32 bf16 of every part.
+type Parted<const P: usize> = [__m512i; P];
+
+struct Source<'a, E, const P: usize> {
+    from: View<'a, E>,
+    scale: __m512,
+    to: *mut u32,
+}
+
+impl<E: Element, const P: usize> Source<'_, E, P> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn pack(&self, words_first: bool) {
+        let along_k = self.from.col_stride == 1;
+        let (steps, tiles) = (self.from.cols.div_ceil(KT), self.from.rows.div_ceil(BLOCK) * 2);
+        // SAFETY: as for `pack`; lines and steps beyond the operand are read as zeros.
+        unsafe {
+            // Memory is read in the order in which it lies; where that is also a tile's order, row by row.
+            match (along_k, words_first) {
+                (true, false) => {
+                    for line in 0..16 * tiles {
+                        for step in 0..steps {
+                            self.store(line / 16, step, line % 16, self.line(line, step));
+                        }
                     }
                 }
-            }
-            (false, true) => {
-                for word in 0..16 * steps {
+                (false, true) => {
+                    for word in 0..16 * steps {
+                        for tile in 0..tiles {
+                            self.store(tile, word / 16, word % 16, self.word(tile, word));
+                        }
+                    }
+                }
+                (true, true) => {
                     for tile in 0..tiles {
-                        let (high, low) = source.word(tile, word);
-                        source.store(tile, word / 16, word % 16, high, low);
+                        for step in 0..steps {
+                            self.transposed(tile, step, |r| self.line(16 * tile + r, step));
+                        }
                     }
                 }
-            }
-            (true, true) => {
-                for tile in 0..tiles {
+                (false, false) => {
                     for step in 0..steps {
-                        source.transposed(tile, step, |r| source.line(16 * tile + r, step));
-                    }
-                }
-            }
-            (false, false) => {
-                for step in 0..steps {
-                    for tile in 0..tiles {
-                        source.transposed(tile, step, |r| source.word(tile, 16 * step + r));
+                        for tile in 0..tiles {
+                            self.transposed(tile, step, |r| self.word(tile, 16 * step + r));
+                        }
                     }
                 }
             }
         }
     }
-}
 
-struct Source<'a, E> {
-    from: View<'a, E>,
-    scale: __m512,
-    parts: Parts,
-    to: *mut u32,
-}
-
-impl<E: Element> Source<'_, E> {
     /// The parts of 32 steps of k of a line.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn line(&self, line: usize, step: usize) -> (__m512i, __m512i) {
+    unsafe fn line(&self, line: usize, step: usize) -> Parted<P> {
         let k = self.from.cols - step * KT;
         let (first, second) =
             if line < self.from.rows { (lanes(k), lanes(k.saturating_sub(16))) } else { (0, 0) };
         let from = self.from.ptr.wrapping_add(line * self.from.row_stride + step * KT);
         // SAFETY: masks admit what exists.
-        unsafe { split(self.load(first, from), self.load(second, from.wrapping_add(16)), self.parts) }
+        unsafe {
+            if E::IS_BF16 {
+                let mask = u32::from(first) | u32::from(second) << 16;
+                return [_mm512_maskz_loadu_epi16(mask, from.cast()); P];
+            }
+            split(self.load(first, from), self.load(second, from.wrapping_add(16)))
+        }
     }
 
     /// The parts of one word, two steps of k, of a tile's 16 lines.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn word(&self, tile: usize, word: usize) -> (__m512i, __m512i) {
+    unsafe fn word(&self, tile: usize, word: usize) -> Parted<P> {
         let mask = lanes(self.from.rows.saturating_sub(16 * tile));
         let first = if 2 * word < self.from.cols { mask } else { 0 };
         let second = if 2 * word + 1 < self.from.cols { mask } else { 0 };
         let stride = self.from.col_stride;
         let from = self.from.ptr.wrapping_add(16 * tile + 2 * word * stride);
         // SAFETY: masks admit what exists.
-        let (high, low) = unsafe {
-            split(self.load(first, from), self.load(second, from.wrapping_add(stride)), self.parts)
-        };
-        (interleave(high), interleave(low))
+        let mut parts: Parted<P> =
+            unsafe { split(self.load(first, from), self.load(second, from.wrapping_add(stride))) };
+        for part in &mut parts {
+            *part = interleave(*part);
+        }
+        parts
     }
 
     #[inline]
@@ -112,17 +132,21 @@ impl<E: Element> Source<'_, E> {
 
     /// Writes the transpose of what `row` gives as a tile.
     #[inline(always)]
-    unsafe fn transposed(&self, tile: usize, step: usize, row: impl Fn(usize) -> (__m512i, __m512i)) {
+    unsafe fn transposed(&self, tile: usize, step: usize, row: impl Fn(usize) -> Parted<P>) {
         // SAFETY: any bits are integers.
-        let (mut highs, mut lows): ([__m512i; 16], [__m512i; 16]) = unsafe { std::mem::zeroed() };
+        let mut rows: [[__m512i; 16]; P] = unsafe { std::mem::zeroed() };
         for r in 0..16 {
-            (highs[r], lows[r]) = row(r);
+            for (rows, part) in rows.iter_mut().zip(row(r)) {
+                rows[r] = part;
+            }
         }
         // SAFETY: AVX-512 is usable, the tile lies within `to`.
         unsafe {
-            (highs, lows) = (transpose(highs), transpose(lows));
+            for rows in &mut rows {
+                *rows = transpose(*rows);
+            }
             for r in 0..16 {
-                self.store(tile, step, r, highs[r], lows[r]);
+                self.store(tile, step, r, rows.map(|rows| rows[r]));
             }
         }
     }
@@ -130,34 +154,36 @@ impl<E: Element> Source<'_, E> {
     /// Writes row `r` of a tile.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn store(&self, tile: usize, step: usize, r: usize, high: __m512i, low: __m512i) {
+    unsafe fn store(&self, tile: usize, step: usize, r: usize, parts: Parted<P>) {
         let steps = self.from.cols.div_ceil(KT);
-        let block = (tile / 2 * steps + step) * self.parts.count();
-        // SAFETY: a block is two tiles a part.
-        unsafe {
-            let to = self.to.add((2 * block + tile % 2) * TILE + 16 * r);
-            _mm512_store_si512(to.cast(), high);
-            if self.parts == Parts::Two {
-                _mm512_store_si512(to.add(2 * TILE).cast(), low);
+        let block = (tile / 2 * steps + step) * P;
+        for (number, part) in parts.into_iter().enumerate() {
+            // SAFETY: a block is two tiles a part.
+            unsafe {
+                let to = self.to.add((2 * (block + number) + tile % 2) * TILE + 16 * r);
+                _mm512_store_si512(to.cast(), part);
             }
         }
     }
 }
 
-/// The bf16 parts of `x` (lower half) and `y` (upper half).
+/// The bf16 parts of `x` (lower halves) and `y` (upper halves), each of what the ones before leave.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn split(x: __m512, y: __m512, parts: Parts) -> (__m512i, __m512i) {
-    let high = round(x, y);
-    if parts == Parts::One {
-        return (high, high);
-    }
+fn split<const P: usize>(mut x: __m512, mut y: __m512) -> Parted<P> {
     let rest = |value: __m512, half: __m256i| {
         let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
         _mm512_sub_ps(value, _mm512_castsi512_ps(wide))
     };
-    let low = round(rest(x, _mm512_castsi512_si256(high)), rest(y, _mm512_extracti64x4_epi64::<1>(high)));
-    (high, low)
+    let mut parts = [_mm512_setzero_si512(); P];
+    for (number, part) in parts.iter_mut().enumerate() {
+        *part = round(x, y);
+        if number + 1 < P {
+            x = rest(x, _mm512_castsi512_si256(*part));
+            y = rest(y, _mm512_extracti64x4_epi64::<1>(*part));
+        }
+    }
+    parts
 }
 
 #[inline]

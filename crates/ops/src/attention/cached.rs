@@ -1,0 +1,167 @@
+//! Attention of new tokens to everything in a cache that already holds their own rows: decoding, prompts in chunks, and
+//! both at once for many sequences.
+
+use super::{Heads, check_f32, check_groups, cpu};
+use crate::rope::RopeTable;
+use keyfold_tensor::Tensor;
+use pulp::Arch;
+
+/// Keys and values of the tokens so far, with what the queries need to look at them.
+#[derive(Clone, Copy, Debug)]
+pub struct Cached<'a> {
+    /// f32 or bf16, a row per token in the order of the pages.
+    pub k: Heads<'a>,
+    /// As `k`. May be the very same columns (MFA-KR) or some of them (absorbed MLA).
+    pub v: Heads<'a>,
+    /// Which rows are whose.
+    pub paged: Paged<'a>,
+    /// Factor on the dot products of queries and keys.
+    pub scale: f32,
+    /// `[query heads]`: slope m of each, adds `-m * distance` to its scores.
+    pub alibi: Option<&'a [f32]>,
+    /// Keys that a query sees, its own included; all before it by default.
+    pub window: Option<usize>,
+    /// Rotates the keys as they are read. The values stay as they are, also where they are the same columns.
+    pub rotate: Option<&'a RopeTable>,
+}
+
+/// One sequence of a [`Paged`] batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a> {
+    /// Tokens before the first query.
+    pub past: usize,
+    /// Queries: so many consecutive rows.
+    pub new: usize,
+    /// Where the tokens lie: the token at position j is row `j % page_size` of page `pages[j / page_size]`.
+    pub pages: &'a [u32],
+}
+
+/// Sequences whose tokens lie in pages: page p is the cache's rows from `p * page_size` on, `page_size` of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Paged<'a> {
+    /// Tokens of a page. Pages of whole blocks of 64 keys are read where they lie.
+    pub page_size: usize,
+    /// The sequences, in the order of their queries.
+    pub sequences: &'a [Sequence<'a>],
+}
+
+impl Paged<'_> {
+    #[track_caller]
+    fn check(&self, queries: usize, rows: usize) {
+        let Self { page_size, sequences } = *self;
+        assert!(page_size > 0, "attention: pages of no tokens");
+        let new: usize = sequences.iter().map(|sequence| sequence.new).sum();
+        assert_eq!(queries, new, "attention: queries, and new tokens of all sequences");
+        for (index, Sequence { past, new, pages }) in sequences.iter().enumerate() {
+            assert!(
+                past + new <= pages.len() * page_size,
+                "attention: {} tokens in {} pages of {page_size} in sequence {index}",
+                past + new,
+                pages.len()
+            );
+            let used = &pages[..(past + new).div_ceil(page_size)];
+            if let Some(page) = used.iter().find(|page| (**page as usize + 1) * page_size > rows) {
+                panic!("attention: page {page} of sequence {index} in a cache of {} pages", rows / page_size);
+            }
+        }
+    }
+
+    fn longest(&self) -> usize {
+        self.sequences.iter().map(|sequence| sequence.past + sequence.new).max().unwrap_or(0)
+    }
+}
+
+/// Keys and values of the tokens so far as the factors of tensor-product attention (arXiv 2501.06425).
+///
+/// The key of head h is `1/key_rank * sum_r a_k[r, h] * b_k[r]`, its value likewise.
+#[derive(Clone, Copy, Debug)]
+pub struct TpaCached<'a> {
+    /// `[rows, key_rank * heads]`, f32 or bf16, a row per token in the order of the pages.
+    pub a_k: &'a Tensor,
+    /// `[rows, key_rank * width]`, already rotated.
+    pub b_k: &'a Tensor,
+    /// `[rows, value_rank * heads]`.
+    pub a_v: &'a Tensor,
+    /// `[rows, value_rank * width]`.
+    pub b_v: &'a Tensor,
+    /// Terms of a key.
+    pub key_rank: usize,
+    /// Terms of a value.
+    pub value_rank: usize,
+    /// Which rows are whose.
+    pub paged: Paged<'a>,
+    /// Factor on the dot products of queries and keys.
+    pub scale: f32,
+    /// `[heads]`: slope m of each, adds `-m * distance` to its scores.
+    pub alibi: Option<&'a [f32]>,
+}
+
+/// Attention of the new tokens of some sequences to everything of their own sequence in the cache.
+///
+/// Query i of a sequence is at position `past + i` and sees the keys `0 ..= past + i`, or the last `window` of these.
+/// What comes out for a sequence does not depend on the other sequences, to the last bit.
+///
+/// # Shapes
+/// `q` new x (m heads of d), rotated already, sequence after sequence; `cache.k` rows x (g of d), `cache.v` rows x (g of
+/// e), `out` new x (m of e). `q` and `out` are f32.
+///
+/// # Panics
+/// On shapes other than these, pages that are not in the cache or too few for a sequence, `m` not a multiple of `g`,
+/// element types that differ between `k` and `v`, or a `rotate` table that is not for d channels or ends too early.
+pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
+    let (new, rows) = (q.tensor.rows(), cache.k.tensor.rows());
+    q.check("q", new, (q.count, cache.k.width));
+    cache.k.check("k", rows, (cache.k.count, q.width));
+    cache.v.check("v", rows, (cache.k.count, cache.v.width));
+    out.check("out", new, (q.count, cache.v.width));
+    check_f32(&[("q", q.tensor), ("out", out.tensor)]);
+    check_groups(q.count, cache.k.count, cache.alibi);
+    cache.paged.check(new, rows);
+    assert_ne!(cache.window, Some(0), "attention: a window without keys");
+    assert_eq!(cache.k.tensor.dtype(), cache.v.tensor.dtype(), "attention: element types of keys and values");
+    if let Some(table) = cache.rotate {
+        let longest = cache.paged.longest();
+        assert_eq!(table.width(), q.width, "attention: channels of the rope table");
+        assert!(
+            table.positions() >= longest,
+            "attention: {longest} keys, but {} rope positions",
+            table.positions()
+        );
+    }
+    if new == 0 {
+        return;
+    }
+    cpu::cached(Arch::new(), q, cache, out);
+}
+
+/// As [`cached`], over factors instead of keys and values, which are never materialised.
+///
+/// # Shapes
+/// `q` and `out` new x (m heads of d), f32, `q` rotated already; the cache as in [`TpaCached`].
+///
+/// # Panics
+/// On shapes other than these, pages that are not in the cache or too few for a sequence, or element types that differ
+/// between the factors.
+pub fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
+    let (new, rows) = (q.tensor.rows(), cache.a_k.rows());
+    q.check("q", new, (q.count, q.width));
+    out.check("out", new, (q.count, q.width));
+    check_f32(&[("q", q.tensor), ("out", out.tensor)]);
+    check_groups(q.count, q.count, cache.alibi);
+    cache.paged.check(new, rows);
+    let (keys, values) = (cache.key_rank, cache.value_rank);
+    assert!(keys > 0 && values > 0, "tensor-product attention of rank {keys} for keys, {values} for values");
+    for (name, tensor, cols) in [
+        ("a_k", cache.a_k, keys * q.count),
+        ("b_k", cache.b_k, keys * q.width),
+        ("a_v", cache.a_v, values * q.count),
+        ("b_v", cache.b_v, values * q.width),
+    ] {
+        assert_eq!((tensor.rows(), tensor.cols()), (rows, cols), "tensor-product attention: shape of {name}");
+        assert_eq!(tensor.dtype(), cache.a_k.dtype(), "tensor-product attention: element type of {name}");
+    }
+    if new == 0 {
+        return;
+    }
+    cpu::tpa_cached(Arch::new(), q, cache, out);
+}
