@@ -50,8 +50,8 @@ impl Answering {
         self.pressed.store(false, Relaxed);
     }
 
-    /// Whether the answer is to stop.
-    pub(crate) fn stopped(&self) -> bool {
-        self.pressed.load(Relaxed)
+    /// Becomes true when the answer is to stop.
+    pub(crate) fn stopped(&self) -> &AtomicBool {
+        &self.pressed
     }
 }

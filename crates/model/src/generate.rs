@@ -2,7 +2,10 @@
 
 use crate::{cache::Cache, decoder::Decoder};
 use keyfold_ops::sample::{Rng, SampleError, Sampler};
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct Request<'a> {
     pub ends: &'a [u32],
     /// How tokens are chosen.
     pub sampler: Sampler,
+    /// Ends the generation when it becomes true, also within a long prompt.
+    pub interrupt: Option<&'a AtomicBool>,
 }
 
 /// Appends the prompt to `cache` and generates; `each` sees every token as it is made and returns whether to go on.
@@ -68,16 +73,23 @@ pub fn generate(
     mut each: impl FnMut(u32) -> bool,
 ) -> Result<Generation, SampleError> {
     let start = Instant::now();
-    let Request { prompt, max_tokens, ends, sampler } = *request;
+    let Request { prompt, max_tokens, ends, sampler, interrupt } = *request;
+    let interrupted = || interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed));
     let (first, rest) = prompt.split_at(prompt.len().min(PREFILL_CHUNK));
     let mut logits = decoder.step(first, cache);
     for chunk in rest.chunks(PREFILL_CHUNK) {
+        if interrupted() {
+            break;
+        }
         logits = decoder.step(chunk, cache);
     }
     let prefill = start.elapsed();
     let start = Instant::now();
     let mut tokens = Vec::new();
     let stop = loop {
+        if interrupted() {
+            break Stop::Cancelled;
+        }
         if tokens.len() >= max_tokens {
             break Stop::MaxTokens;
         }

@@ -50,7 +50,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut text = StreamDecoder::new();
     let mut failed = None;
     let mut rng = Rng::new(args.sampling.seed);
-    let request = Request { prompt: &prompt, max_tokens: args.max_tokens, ends: &defaults.ends, sampler };
+    let request = Request {
+        prompt: &prompt,
+        max_tokens: args.max_tokens,
+        ends: &defaults.ends,
+        sampler,
+        interrupt: None,
+    };
     let done = generate(&decoder, &mut cache, &request, &mut rng, |token| {
         let piece = text.push(&tokenizer, token);
         failed = write!(out, "{piece}").and_then(|()| out.flush()).err();

@@ -1,5 +1,10 @@
 //! Angles of the rotary position embedding.
 
+use rayon::prelude::*;
+
+/// Positions whose angles are made from those of the first.
+const RUN: usize = 64;
+
 /// Which two channels of a head form the pair that is rotated. Checkpoints differ, and their weights go with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pairing {
@@ -41,13 +46,34 @@ impl RopeTable {
     /// A table for half-split pairs that turn by `frequencies[i]` radians per position; `amplitude` is a factor on all
     /// cosines and sines (YaRN's).
     pub fn of_frequencies(frequencies: &[f64], amplitude: f64, positions: usize) -> Self {
-        let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        let pairs = frequencies.len();
+        let (mut cos, mut sin) = (vec![0f32; positions * pairs], vec![0f32; positions * pairs]);
+        // The turns of a run's first position and of the steps within a run make up all others: few sines are computed.
+        let turns = |position: usize, amplitude: f64| -> Vec<(f64, f64)> {
+            let turn = |f: &f64| (position as f64 * f).sin_cos();
+            frequencies.iter().map(turn).map(|(sin, cos)| (amplitude * sin, amplitude * cos)).collect()
+        };
+        let steps: Vec<_> = (0..RUN.min(positions)).map(|step| turns(step, 1.0)).collect();
+        let runs = RUN * pairs.max(1);
+        cos.par_chunks_mut(runs).zip(sin.par_chunks_mut(runs)).enumerate().for_each(|(run, (cos, sin))| {
+            let first = turns(run * RUN, amplitude);
+            let rows = cos.chunks_exact_mut(pairs.max(1)).zip(sin.chunks_exact_mut(pairs.max(1)));
+            for ((cos, sin), step) in rows.zip(&steps) {
+                let to = cos.iter_mut().zip(sin);
+                for ((cos, sin), ((first_sin, first_cos), (step_sin, step_cos))) in
+                    to.zip(first.iter().zip(step))
+                {
+                    *cos = (first_cos * step_cos - first_sin * step_sin) as f32;
+                    *sin = (first_sin * step_cos + first_cos * step_sin) as f32;
+                }
+            }
+        });
         Self {
-            width: 2 * frequencies.len(),
+            width: 2 * pairs,
             positions,
             pairing: Pairing::HalfSplit,
-            cos: angles().map(|angle| (amplitude * angle.cos()) as f32).collect(),
-            sin: angles().map(|angle| (amplitude * angle.sin()) as f32).collect(),
+            cos,
+            sin,
             cos_twice: Vec::new(),
             sin_signed: Vec::new(),
         }

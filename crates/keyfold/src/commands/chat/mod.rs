@@ -113,9 +113,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn answer(session: &mut Session<'_>, said: &str, interrupt: &Answering) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let mut failed = None;
-    let Answer { stopped, forgotten, .. } = session.answer(said, |piece| {
+    let Answer { stopped, forgotten, .. } = session.answer(said, interrupt.stopped(), |piece| {
         failed = write!(out, "{piece}").and_then(|()| out.flush()).err();
-        failed.is_none() && !interrupt.stopped()
+        failed.is_none()
     })?;
     failed.map_or(Ok(()), Err).context("standard output")?;
     writeln!(out).and_then(|()| out.flush()).context("standard output")?;

@@ -4,7 +4,7 @@ use crate::model_dir::ModelDir;
 use keyfold_data::{ChatTemplate, Message, StreamDecoder, Tokenizer};
 use keyfold_model::{Cache, Decoder, Request, Stop, generate};
 use keyfold_ops::sample::{Rng, Sampler};
-use std::time::Duration;
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 /// How answers are made.
 pub(super) struct Options {
@@ -109,18 +109,28 @@ impl<'a> Session<'a> {
         self.messages = self.options.system.iter().map(|text| Message::new("system", text)).collect();
     }
 
-    /// Answers what was said; `each` sees the answer in pieces and returns whether to go on. What is refused was not said.
-    pub(super) fn answer(&mut self, said: &str, each: impl FnMut(&str) -> bool) -> anyhow::Result<Answer> {
+    /// Answers what was said; `each` sees the answer in pieces and returns whether to go on;
+    /// `interrupt` ends it at any time, also while a long history is read. What is refused was not said.
+    pub(super) fn answer(
+        &mut self,
+        said: &str,
+        interrupt: &AtomicBool,
+        each: impl FnMut(&str) -> bool,
+    ) -> anyhow::Result<Answer> {
         let before = self.messages.clone();
         self.messages.push(Message::new("user", said));
-        let answered = self.try_answer(each);
+        let answered = self.try_answer(interrupt, each);
         if answered.is_err() {
             self.messages = before;
         }
         answered
     }
 
-    fn try_answer(&mut self, mut each: impl FnMut(&str) -> bool) -> anyhow::Result<Answer> {
+    fn try_answer(
+        &mut self,
+        interrupt: &AtomicBool,
+        mut each: impl FnMut(&str) -> bool,
+    ) -> anyhow::Result<Answer> {
         let (ids, forgotten) = self.fitting()?;
         let shared = self.cached.iter().zip(&ids).take_while(|(a, b)| a == b).count();
         // The last token's logits are needed, which are not in the cache.
@@ -128,7 +138,8 @@ impl<'a> Session<'a> {
         self.cache.truncate(reused);
         self.cached.truncate(reused);
         let Options { sampler, ref ends, max_tokens, .. } = self.options;
-        let request = Request { prompt: &ids[reused..], max_tokens, ends, sampler };
+        let request =
+            Request { prompt: &ids[reused..], max_tokens, ends, sampler, interrupt: Some(interrupt) };
         let mut text = StreamDecoder::new();
         let mut begun = false;
         let done = generate(self.decoder, &mut self.cache, &request, &mut self.rng, |token| {
