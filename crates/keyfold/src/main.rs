@@ -7,6 +7,7 @@ mod progress;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use keyfold_ops::gemm::{Precision, set_precision};
+use keyfold_tensor::{Device, catch};
 use std::process::ExitCode;
 
 /// Design, train, compare and run language models whose attention keeps a small KV cache.
@@ -18,7 +19,7 @@ struct Cli {
     threads: Option<usize>,
     /// Device to compute on.
     #[arg(long, global = true, default_value_t, value_name = "DEVICE")]
-    device: keyfold_tensor::Device,
+    device: Device,
     /// Precision of f32 matrix products [default: high for training and the benchmarks of it, else highest].
     #[arg(long, global = true, value_enum, value_name = "P")]
     matmul_precision: Option<MatmulPrecision>,
@@ -71,6 +72,8 @@ enum Command {
     Plan(commands::plan::Args),
     /// Print the capacity table of the MFA paper for given sizes.
     Table(commands::table::Args),
+    /// Check the kernels of a device against the host's.
+    Selftest(commands::selftest::Args),
     /// Measure speed.
     #[command(subcommand)]
     Bench(commands::bench::Command),
@@ -80,6 +83,11 @@ enum Command {
 }
 
 impl Command {
+    /// Whether `--device` may name another than the CPU.
+    fn runs_on_devices(&self) -> bool {
+        matches!(self, Self::Selftest(_))
+    }
+
     /// Training is as good with 16 bits of a product (docs/lab.md) and up to twice as fast; what is checked against other
     /// software is computed in full.
     fn matmul_precision(&self) -> MatmulPrecision {
@@ -97,7 +105,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let cli = Cli::parse();
-    match run(cli) {
+    match catch(|| run(cli)).map_err(anyhow::Error::from).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         // A closed pipe is how `| head` says that it has seen enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -119,8 +127,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         anyhow::ensure!(threads > 0, "--threads is 0: expected at least 1");
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
-    // The CPU is the only device of this build; parsing has refused any other.
-    let keyfold_tensor::Device::Cpu = cli.device;
+    let device = cli.device;
+    anyhow::ensure!(
+        device == Device::Cpu || cli.command.runs_on_devices(),
+        "--device {device}: this command computes on the cpu alone"
+    );
+    device.open()?;
     set_precision(cli.matmul_precision.unwrap_or_else(|| cli.command.matmul_precision()).into());
     match cli.command {
         Command::Compare(args) => commands::compare::run(&args),
@@ -134,6 +146,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Table(args) => commands::table::run(&args),
+        Command::Selftest(args) => commands::selftest::run(&args, device),
         Command::Bench(command) => commands::bench::run(&command),
         Command::Data(command) => commands::data::run(&command),
     }

@@ -87,7 +87,7 @@ fn core_stays_small() {
 
 #[test]
 fn every_op_has_a_reference_and_tests() {
-    let shared = ["gemm", "parallel", "simd"];
+    let shared = ["cuda", "gemm", "parallel", "selftest", "simd"];
     for entry in fs::read_dir(root().join("crates/ops/src")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();

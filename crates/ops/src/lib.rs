@@ -1,7 +1,7 @@
 //! Fused operations of a decoder language model: forward and hand-written backward.
 //!
 //! One folder per op. `mod.rs` states shapes and dispatches by device, `reference.rs` is the slow f64 twin that every
-//! fast path is tested against, `cpu.rs` is the fast path. Activations are [`keyfold_tensor::Tensor`]s of token rows.
+//! fast path is tested against, `cpu.rs` is the fast path; `cuda.rs` with `kernel.cu` is that of a GPU. Activations are [`keyfold_tensor::Tensor`]s of token rows.
 
 pub mod adamw;
 pub mod add;
@@ -9,6 +9,9 @@ pub mod attention;
 pub mod bandwidth;
 pub mod cast;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod dispatch;
 pub mod embedding;
 pub mod gemm;
 pub mod glu;
@@ -20,6 +23,7 @@ pub mod parallel;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
+pub mod selftest;
 mod simd;
 pub mod tpa;
 pub mod value_map;

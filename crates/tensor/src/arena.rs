@@ -1,19 +1,19 @@
-//! Pooled, 64-byte aligned host memory.
+//! Pooled, aligned memory of the host or of a device.
 //!
 //! A training step asks for the same sizes in the same order every time, so freed buffers are kept by size and handed
-//! out again: after the first step nothing is allocated. Recycled memory is *not* cleared; a poisoning arena fills it
+//! out again: after the first step nothing is allocated. On a device that is what keeps steps from waiting: taking and
+//! freeing memory there stops all work. Recycled memory is *not* cleared; a poisoning arena fills it
 //! with NaN so that tests catch an op that reads what it never wrote.
 
+use crate::{Device, DeviceError, Tensor, cuda, tensor::Rows};
 use keyfold_core::DType;
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     any::Any,
-    collections::HashMap,
+    collections::BTreeMap,
     ptr::NonNull,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-use crate::Tensor;
 
 const ALIGN: usize = 64;
 /// Sizes are rounded up to this, so that nearly equal requests share buffers.
@@ -32,12 +32,26 @@ pub struct ArenaStats {
 
 #[derive(Default)]
 struct Pool {
-    free: HashMap<usize, Vec<Block>>,
+    free: BTreeMap<usize, Vec<Block>>,
     stats: ArenaStats,
+}
+
+impl Pool {
+    /// A free block of at least `size` bytes. A device's memory is dear: there a block may be up to an eighth too large.
+    fn take(&mut self, size: usize, device: Device) -> Option<Block> {
+        let limit = if device == Device::Cpu { size } else { size + size / 8 };
+        let (&found, blocks) = self.free.range_mut(size..=limit).next()?;
+        let block = blocks.pop();
+        if blocks.is_empty() {
+            self.free.remove(&found);
+        }
+        block
+    }
 }
 
 struct Inner {
     pool: Mutex<Pool>,
+    device: Device,
     poison: bool,
 }
 
@@ -54,15 +68,42 @@ impl Default for Arena {
 impl Arena {
     /// An empty pool.
     pub fn new() -> Self {
-        Self(Arc::new(Inner { pool: Mutex::default(), poison: false }))
+        Self::of(Device::Cpu, false)
     }
 
     /// A pool that fills every buffer it hands out with NaN.
     pub fn poisoned() -> Self {
-        Self(Arc::new(Inner { pool: Mutex::default(), poison: true }))
+        Self::of(Device::Cpu, true)
     }
 
-    /// A tensor of `rows` x `cols` with unspecified contents.
+    /// An empty pool of a device's memory.
+    ///
+    /// # Errors
+    /// When the device cannot be used.
+    pub fn on(device: Device) -> Result<Self, DeviceError> {
+        device.open()?;
+        Ok(Self::of(device, false))
+    }
+
+    /// As [`Arena::on`], with NaN in every buffer it hands out.
+    ///
+    /// # Errors
+    /// When the device cannot be used.
+    pub fn poisoned_on(device: Device) -> Result<Self, DeviceError> {
+        device.open()?;
+        Ok(Self::of(device, true))
+    }
+
+    fn of(device: Device, poison: bool) -> Self {
+        Self(Arc::new(Inner { pool: Mutex::default(), device, poison }))
+    }
+
+    /// Whose memory it is.
+    pub fn device(&self) -> Device {
+        self.0.device
+    }
+
+    /// A tensor of `rows` x `cols` with unspecified contents. A device without room for it [raises](DeviceError::raise).
     pub fn tensor(&self, rows: usize, cols: usize, dtype: DType) -> Tensor {
         Tensor::from_buffer(self.buffer(rows * cols * dtype.bytes()), rows, cols, dtype)
     }
@@ -93,28 +134,41 @@ impl Arena {
     /// Gives pooled buffers back to the system.
     pub fn trim(&self) {
         let mut pool = self.0.lock();
-        let freed: usize = pool.free.drain().flat_map(|(_, blocks)| blocks).map(|block| block.size()).sum();
+        let blocks = std::mem::take(&mut pool.free);
+        let freed: usize = blocks.into_values().flatten().map(|block| block.size).sum();
         pool.stats.reserved -= freed;
     }
 
     fn buffer(&self, bytes: usize) -> Arc<Buffer> {
         let size = bytes.max(1).div_ceil(GRANULE) * GRANULE;
-        let recycled = {
+        let recycled = self.0.lock().take(size, self.0.device);
+        let block = recycled.unwrap_or_else(|| self.fresh(size));
+        {
             let mut pool = self.0.lock();
-            let block = pool.free.get_mut(&size).and_then(Vec::pop);
-            if block.is_none() {
-                pool.stats.reserved += size;
-            }
-            pool.stats.live += size;
+            pool.stats.live += block.size;
             pool.stats.peak = pool.stats.peak.max(pool.stats.live);
-            block
-        };
-        let block = recycled.unwrap_or_else(|| Block::new(size));
+        }
         if self.0.poison {
-            // SAFETY: the block is `size` bytes long and nobody else holds it.
-            unsafe { block.ptr.as_ptr().write_bytes(0xff, size) };
+            block.fill(0xff);
         }
         Arc::new(Buffer::Pooled(Pooled { block: Some(block), pool: self.0.clone() }))
+    }
+
+    /// Memory from the system; if there is too little, after what the pool keeps has been given back.
+    fn fresh(&self, size: usize) -> Block {
+        let device = self.0.device;
+        let block = Block::new(size, device).or_else(|| {
+            self.trim();
+            Block::new(size, device)
+        });
+        let Some(block) = block else {
+            let Device::Cuda(index) = device else { handle_alloc_error(layout(size)) };
+            let (free, total) = cuda::memory(index).unwrap_or_default();
+            let live = self.stats().live as u64;
+            DeviceError::OutOfMemory { device, needed: size as u64, free, total, live }.raise()
+        };
+        self.0.lock().stats.reserved += size;
+        block
     }
 }
 
@@ -126,8 +180,10 @@ impl Inner {
 }
 
 struct Block {
+    /// An address of the device's memory.
     ptr: NonNull<u8>,
-    layout: Layout,
+    size: usize,
+    device: Device,
 }
 
 // SAFETY: a block owns its memory; access is governed by the tensors that share it.
@@ -135,28 +191,43 @@ unsafe impl Send for Block {}
 // SAFETY: as above.
 unsafe impl Sync for Block {}
 
+/// The layout of a host block: `size` is a multiple of GRANULE, and not 0.
+fn layout(size: usize) -> Layout {
+    match Layout::from_size_align(size, ALIGN) {
+        Ok(layout) => layout,
+        Err(_) => handle_alloc_error(Layout::new::<u8>()),
+    }
+}
+
 impl Block {
-    fn new(size: usize) -> Self {
-        let Ok(layout) = Layout::from_size_align(size, ALIGN) else {
-            handle_alloc_error(Layout::new::<u8>());
+    /// `size` bytes, if there are so many.
+    fn new(size: usize, device: Device) -> Option<Self> {
+        let ptr = match device {
+            // SAFETY: `size` is at least GRANULE, so the layout is not empty.
+            Device::Cpu => NonNull::new(unsafe { alloc_zeroed(layout(size)) }),
+            Device::Cuda(index) => cuda::allocate(index, size).unwrap_or_else(|error| error.raise()),
         };
-        // SAFETY: `size` is at least GRANULE, so the layout is not empty.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(ptr) {
-            Some(ptr) => Self { ptr, layout },
-            None => handle_alloc_error(layout),
-        }
+        ptr.map(|ptr| Self { ptr, size, device })
     }
 
-    fn size(&self) -> usize {
-        self.layout.size()
+    fn fill(&self, byte: u8) {
+        match self.device {
+            // SAFETY: the block is `size` bytes long and nobody else holds it.
+            Device::Cpu => unsafe { self.ptr.as_ptr().write_bytes(byte, self.size) },
+            Device::Cuda(index) => {
+                cuda::fill(index, self.ptr.as_ptr() as u64, Rows::run(self.size), byte);
+            }
+        }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) };
+        match self.device {
+            // SAFETY: allocated in `new` with this layout.
+            Device::Cpu => unsafe { dealloc(self.ptr.as_ptr(), layout(self.size)) },
+            Device::Cuda(index) => cuda::free(index, self.ptr),
+        }
     }
 }
 
@@ -188,6 +259,14 @@ impl Buffer {
         Self::Foreign(Foreign { ptr, _owner: owner })
     }
 
+    /// Whose memory it is.
+    pub(crate) fn device(&self) -> Device {
+        match self {
+            Self::Pooled(pooled) => pooled.pool.device,
+            Self::Foreign(_) => Device::Cpu,
+        }
+    }
+
     pub(crate) fn ptr(&self) -> *mut u8 {
         match self {
             Self::Pooled(Pooled { block: Some(block), .. }) => block.ptr.as_ptr(),
@@ -201,8 +280,8 @@ impl Drop for Pooled {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             let mut pool = self.pool.lock();
-            pool.stats.live -= block.size();
-            pool.free.entry(block.size()).or_default().push(block);
+            pool.stats.live -= block.size;
+            pool.free.entry(block.size).or_default().push(block);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Row-major matrices over shared memory.
 
-use crate::arena::Buffer;
+use crate::{Arena, Device, arena::Buffer, cuda};
 use half::bf16;
 use keyfold_core::DType;
 use std::{any::Any, fmt, ptr::NonNull, sync::Arc};
@@ -10,6 +10,9 @@ use std::{any::Any, fmt, ptr::NonNull, sync::Arc};
 /// A tensor is a handle, as in PyTorch: clones and views share memory, and what is written through one is seen by all.
 /// Whoever writes must be the only one at work on that memory at that time. Ops keep this by splitting *disjoint* rows
 /// or columns among threads; the tape and the optimizers keep it by running one op after the other.
+///
+/// On a device the same holds for the work given to it: it is done in the order in which it was asked for. What gives
+/// slices or pointers to f32 or bf16 is for the host's memory; [`Tensor::address`] is for both.
 #[derive(Clone)]
 pub struct Tensor {
     buffer: Arc<Buffer>,
@@ -49,6 +52,23 @@ impl Tensor {
             && (self.cols, self.dtype) == (next.cols, next.dtype)
             && self.offset + self.len() == next.offset;
         follows.then(|| Self { rows: self.rows + next.rows, stride: self.cols, ..self.clone() })
+    }
+
+    /// Whose memory it lies in.
+    pub fn device(&self) -> Device {
+        self.buffer.device()
+    }
+
+    /// Address of the first element, in its device's memory.
+    pub fn address(&self) -> u64 {
+        self.buffer.ptr() as u64 + (self.offset * self.dtype.bytes()) as u64
+    }
+
+    /// A contiguous copy in the memory of `arena`, of the same element type.
+    pub fn copied_to(&self, arena: &Arena) -> Self {
+        let mut copy = arena.tensor(self.rows, self.cols, self.dtype);
+        copy.write_bytes(&self.to_bytes());
+        copy
     }
 
     /// Number of rows.
@@ -133,6 +153,7 @@ impl Tensor {
     /// When the elements are not f32.
     pub fn as_mut_ptr(&self) -> *mut f32 {
         assert_eq!(self.dtype, DType::F32, "an f32 tensor was expected");
+        self.check_host();
         // SAFETY: `offset` lies within the buffer by construction.
         unsafe { self.buffer.ptr().cast::<f32>().add(self.offset) }
     }
@@ -143,6 +164,7 @@ impl Tensor {
     /// When the elements are not bf16.
     pub fn as_mut_bf16_ptr(&self) -> *mut bf16 {
         assert_eq!(self.dtype, DType::Bf16, "a bf16 tensor was expected");
+        self.check_host();
         // SAFETY: `offset` lies within the buffer by construction.
         unsafe { self.buffer.ptr().cast::<bf16>().add(self.offset) }
     }
@@ -200,8 +222,79 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().add(row * self.stride), self.cols) }
     }
 
-    /// The values as f32, row by row.
+    #[track_caller]
+    fn check_host(&self) {
+        assert!(
+            self.device() == Device::Cpu,
+            "a tensor in the memory of {} used as the host's",
+            self.device()
+        );
+    }
+
+    /// Where the rows lie.
+    fn layout(&self) -> Rows {
+        let bytes = self.dtype.bytes();
+        let (count, cols) = if self.is_contiguous() { (1, self.len()) } else { (self.rows, self.cols) };
+        Rows { count, bytes: cols * bytes, pitch: self.stride * bytes }
+    }
+
+    /// The elements' bytes, row by row. Waits for a device.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len() * self.dtype.bytes()];
+        if bytes.is_empty() {
+            return bytes;
+        }
+        let rows = self.layout();
+        match self.device() {
+            Device::Cuda(index) => cuda::download(index, self.address(), rows, &mut bytes),
+            Device::Cpu => {
+                for (row, to) in bytes.chunks_exact_mut(rows.bytes).enumerate() {
+                    // SAFETY: the row lies within the buffer; writers run before or after, by the type's rule.
+                    let from = unsafe {
+                        std::slice::from_raw_parts(
+                            (self.address() as *const u8).add(row * rows.pitch),
+                            rows.bytes,
+                        )
+                    };
+                    to.copy_from_slice(from);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Overwrites all elements with such bytes as [`Tensor::to_bytes`] gives. Does not wait for a device.
+    ///
+    /// # Panics
+    /// When `bytes` has another length.
+    pub fn write_bytes(&mut self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.len() * self.dtype.bytes(), "bytes of {self:?}");
+        if bytes.is_empty() {
+            return;
+        }
+        let rows = self.layout();
+        match self.device() {
+            Device::Cuda(index) => cuda::upload(index, self.address(), rows, bytes),
+            Device::Cpu => {
+                for (row, from) in bytes.chunks_exact(rows.bytes).enumerate() {
+                    // SAFETY: the row lies within the buffer and the caller is its only writer, by the type's rule.
+                    let to = unsafe {
+                        std::slice::from_raw_parts_mut(
+                            (self.address() as *mut u8).add(row * rows.pitch),
+                            rows.bytes,
+                        )
+                    };
+                    to.copy_from_slice(from);
+                }
+            }
+        }
+    }
+
+    /// The values as f32, row by row. Waits for a device.
     pub fn to_vec(&self) -> Vec<f32> {
+        if self.device() != Device::Cpu {
+            return values(&self.to_bytes(), self.dtype);
+        }
         let mut out = Vec::with_capacity(self.len());
         for row in 0..self.rows {
             let start = row * self.stride;
@@ -227,6 +320,9 @@ impl Tensor {
         if self.cols == 0 {
             return;
         }
+        if self.device() != Device::Cpu {
+            return self.write_bytes(&bytes(values, self.dtype));
+        }
         for (row, values) in values.chunks_exact(self.cols).enumerate() {
             match self.dtype {
                 // SAFETY: the row lies within the buffer and the caller is its only writer, by the type's rule.
@@ -244,6 +340,12 @@ impl Tensor {
 
     /// Sets all elements to zero.
     pub fn fill_zero(&mut self) {
+        if let Device::Cuda(index) = self.device() {
+            if !self.is_empty() {
+                cuda::fill(index, self.address(), self.layout(), 0);
+            }
+            return;
+        }
         let bytes = self.dtype.bytes();
         let (runs, run) = if self.is_contiguous() { (1, self.len()) } else { (self.rows, self.cols) };
         for row in 0..runs {
@@ -252,6 +354,43 @@ impl Tensor {
                 self.buffer.ptr().add((self.offset + row * self.stride) * bytes).write_bytes(0, run * bytes);
             }
         }
+    }
+}
+
+/// Rows in memory: `count` of `bytes` each, `pitch` bytes from one's start to the next's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
+    pub(crate) pitch: usize,
+}
+
+impl Rows {
+    /// One row of `bytes`.
+    pub(crate) fn run(bytes: usize) -> Self {
+        Self { count: 1, bytes, pitch: bytes }
+    }
+
+    /// Whether there is no gap.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(crate) fn is_one_run(self) -> bool {
+        self.count == 1 || self.bytes == self.pitch
+    }
+}
+
+/// Stored elements as f32.
+fn values(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    match dtype {
+        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        DType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+    }
+}
+
+/// Values as they are stored.
+fn bytes(values: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
     }
 }
 

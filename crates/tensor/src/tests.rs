@@ -46,9 +46,24 @@ fn poisoned_arena_hands_out_nan() {
 }
 
 #[test]
-fn device_names_round_trip() {
-    assert_eq!(Device::Cpu.to_string().parse::<Device>().unwrap(), Device::Cpu);
-    assert!("tpu".parse::<Device>().is_err());
+fn bytes_of_views_are_their_rows() {
+    let arena = Arena::poisoned();
+    for dtype in [DType::F32, DType::Bf16] {
+        let mut view = arena.tensor(3, 5, dtype).columns(1, 3);
+        view.write(&[1., 2., 3., 4., 5., 6., 7., 8., 9.]);
+        let copy = view.copied_to(&Arena::poisoned());
+        assert!(copy.is_contiguous());
+        assert_eq!(copy.to_vec(), view.to_vec());
+        let mut other = arena.tensor(3, 7, dtype).columns(2, 3);
+        other.write_bytes(&view.to_bytes());
+        assert_eq!(other.to_vec(), view.to_vec());
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_says_why() {
+    let error = Arena::on(Device::Cuda(99)).map(|_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("device cuda:99: "), "{error}");
 }
 
 #[test]

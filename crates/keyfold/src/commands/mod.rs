@@ -12,6 +12,7 @@ pub(crate) mod logits;
 pub(crate) mod perplexity;
 pub(crate) mod plan;
 mod sampling;
+pub(crate) mod selftest;
 mod storage;
 pub(crate) mod table;
 pub(crate) mod train;

@@ -1,11 +1,14 @@
 //! Sums and multiples of tensors.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// `out = a + b`. `out` may be `a` or `b`.
@@ -18,7 +21,7 @@ use keyfold_tensor::Tensor;
 pub fn forward(a: &Tensor, b: &Tensor, out: &mut Tensor) {
     assert_eq!((b.rows(), b.cols()), (a.rows(), a.cols()), "add: b is not shaped like a");
     assert_eq!((out.rows(), out.cols()), (a.rows(), a.cols()), "add: out is not shaped like a");
-    cpu::add(a, b, out);
+    by_device!(out, cpu::add(a, b, out), cuda::add(a, b, out));
 }
 
 /// `out += x`: the backward of a sum, once per operand.
@@ -30,7 +33,7 @@ pub fn forward(a: &Tensor, b: &Tensor, out: &mut Tensor) {
 /// When the shapes differ.
 pub fn assign(out: &mut Tensor, x: &Tensor) {
     assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "add::assign: out is not shaped like x");
-    cpu::add(&out.clone(), x, out);
+    by_device!(out, cpu::add(&out.clone(), x, out), cuda::add(out, x, out));
 }
 
 /// `out = factor * x`, or `out += factor * x` when `accumulate` is set. `out` may be `x`.
@@ -42,5 +45,5 @@ pub fn assign(out: &mut Tensor, x: &Tensor) {
 /// When the shapes differ.
 pub fn scale(x: &Tensor, factor: f32, out: &mut Tensor, accumulate: bool) {
     assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "add::scale: out is not shaped like x");
-    cpu::scale(x, factor, out, accumulate);
+    by_device!(out, cpu::scale(x, factor, out, accumulate), cuda::scale(x, factor, out, accumulate));
 }

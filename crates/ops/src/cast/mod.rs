@@ -1,6 +1,8 @@
 //! Copies between element types and layouts.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -8,6 +10,7 @@ mod tests;
 
 pub(crate) use cpu::widen;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// `out = x`, each with its own element type and row stride. f32 is rounded to the nearest bf16, ties to even; NaN stays
@@ -20,5 +23,5 @@ use keyfold_tensor::Tensor;
 /// When the shapes differ.
 pub fn copy(x: &Tensor, out: &mut Tensor) {
     assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "cast::copy: out is not shaped like x");
-    cpu::copy(x, out);
+    by_device!(out, cpu::copy(x, out), cuda::copy(x, out));
 }

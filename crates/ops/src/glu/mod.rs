@@ -1,11 +1,14 @@
 //! The gated activation of an MLP (GLU variants, arXiv 2002.05202): `activation(gate) * up`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// The activation of the gate: `x * sigmoid(g(x))` with a `g` of its own.
@@ -33,7 +36,7 @@ const GELU_CUBE: f64 = 0.044_715;
 /// When the shapes do not fit.
 pub fn forward(activation: Activation, gate_up: &Tensor, out: &mut Tensor) {
     check("glu", gate_up, out);
-    cpu::forward(activation, gate_up, out);
+    by_device!(out, cpu::forward(activation, gate_up, out), cuda::forward(activation, gate_up, out));
 }
 
 /// `d_gate_up`, overwritten, from `d_out`. `d_gate_up` may be `gate_up`.
@@ -47,7 +50,11 @@ pub fn forward(activation: Activation, gate_up: &Tensor, out: &mut Tensor) {
 pub fn backward(activation: Activation, gate_up: &Tensor, d_out: &Tensor, d_gate_up: &mut Tensor) {
     check("glu::backward", gate_up, d_out);
     check("glu::backward", d_gate_up, d_out);
-    cpu::backward(activation, gate_up, d_out, d_gate_up);
+    by_device!(
+        d_out,
+        cpu::backward(activation, gate_up, d_out, d_gate_up),
+        cuda::backward(activation, gate_up, d_out, d_gate_up)
+    );
 }
 
 fn check(op: &str, gate_up: &Tensor, out: &Tensor) {

@@ -1,6 +1,8 @@
 //! Linear maps with torch's weight layout [out, in]: forward and both gradients.
 
 mod bias;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dot;
 #[cfg(test)]
 mod reference;
@@ -8,6 +10,7 @@ mod reference;
 mod tests;
 
 use crate::{
+    dispatch::by_device,
     gemm::{View, ViewMut, gemm},
     parallel::for_each_row_block,
 };
@@ -20,12 +23,18 @@ use keyfold_tensor::Tensor;
 /// takes longer.
 ///
 /// # Shapes
-/// `x` [T, in] f32, `w` [out, in] f32 or bf16 and contiguous, `bias` [1, out] f32, `out` [T, out] f32.
+/// `x` [T, in] f32, `w` [out, in] f32 or bf16 and contiguous, `bias` [1, out] f32, `out` [T, out] f32. On a GPU `x` and
+/// `w` have one element type, and `out` any; so in the backward passes.
 ///
 /// # Panics
 /// When the shapes or element types do not match.
 pub fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, accumulate: bool) {
     check("linear::forward", x, w, out);
+    check_bias("linear::forward", bias, out);
+    by_device!(out, forward_cpu(x, w, bias, out, accumulate), cuda::forward(x, w, bias, out, accumulate));
+}
+
+fn forward_cpu(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, accumulate: bool) {
     let accumulate = match bias {
         None => accumulate,
         Some(bias) => {
@@ -52,7 +61,11 @@ pub fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, 
 /// When the shapes or element types do not match.
 pub fn backward_input(dy: &Tensor, w: &Tensor, dx: &mut Tensor, accumulate: bool) {
     check("linear::backward_input", dx, w, dy);
-    gemm(ViewMut::of(dx), accumulate, 1.0, View::of(dy), View::of(w));
+    by_device!(
+        dx,
+        gemm(ViewMut::of(dx), accumulate, 1.0, View::of(dy), View::of(w)),
+        cuda::backward_input(dy, w, dx, accumulate)
+    );
 }
 
 /// `dw (+)= dy^T x`.
@@ -64,7 +77,11 @@ pub fn backward_input(dy: &Tensor, w: &Tensor, dx: &mut Tensor, accumulate: bool
 /// When the shapes or element types do not match.
 pub fn backward_weight(dy: &Tensor, x: &Tensor, dw: &mut Tensor, accumulate: bool) {
     check("linear::backward_weight", x, dw, dy);
-    gemm(ViewMut::of(dw), accumulate, 1.0, View::of(dy).t(), View::of(x));
+    by_device!(
+        dw,
+        gemm(ViewMut::of(dw), accumulate, 1.0, View::of(dy).t(), View::of(x)),
+        cuda::backward_weight(dy, x, dw, accumulate)
+    );
 }
 
 /// `d_bias (+)=` the sum of the rows of `dy`.
@@ -75,25 +92,12 @@ pub fn backward_weight(dy: &Tensor, x: &Tensor, dw: &mut Tensor, accumulate: boo
 /// # Panics
 /// When the shapes or element types do not match.
 pub fn backward_bias(dy: &Tensor, d_bias: &mut Tensor, accumulate: bool) {
-    assert!(
-        d_bias.rows() == 1 && d_bias.cols() == dy.cols(),
-        "linear::backward_bias: bias [{}, {}] for {} outputs",
-        d_bias.rows(),
-        d_bias.cols(),
-        dy.cols()
-    );
-    bias::backward(dy, d_bias, accumulate);
+    check_bias("linear::backward_bias", Some(d_bias), dy);
+    by_device!(dy, bias::backward(dy, d_bias, accumulate), cuda::backward_bias(dy, d_bias, accumulate));
 }
 
 /// Makes every row of `out` the bias, or adds it.
 fn add_bias(bias: &Tensor, out: &mut Tensor, add: bool) {
-    assert!(
-        bias.rows() == 1 && bias.cols() == out.cols(),
-        "linear::forward: bias [{}, {}] for {} outputs",
-        bias.rows(),
-        bias.cols(),
-        out.cols()
-    );
     // SAFETY: nobody writes to the bias meanwhile.
     let bias = unsafe { bias.row(0) };
     for_each_row_block(out.rows(), 256, |rows| {
@@ -107,6 +111,19 @@ fn add_bias(bias: &Tensor, out: &mut Tensor, add: bool) {
             }
         }
     });
+}
+
+#[track_caller]
+fn check_bias(op: &str, bias: Option<&Tensor>, y: &Tensor) {
+    if let Some(bias) = bias {
+        assert!(
+            bias.rows() == 1 && bias.cols() == y.cols(),
+            "{op}: bias [{}, {}] for {} outputs",
+            bias.rows(),
+            bias.cols(),
+            y.cols()
+        );
+    }
 }
 
 fn check(op: &str, x: &Tensor, w: &Tensor, y: &Tensor) {

@@ -4,11 +4,14 @@
 //! group by group with the same weight: G = 1 for a layer norm, G = heads for a norm per head.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// `out = s / sqrt(mean(s^2) + eps) * weight` for `s = x + residual`, or `s = x` without a residual.
@@ -44,7 +47,11 @@ pub fn forward(
         check_like("rms_norm: residual", residual, x);
         check_like("rms_norm: sum_out", sum, x);
     }
-    cpu::forward(x, residual, weight, eps, out, rstd);
+    by_device!(
+        x,
+        cpu::forward(x, residual, weight, eps, out, rstd),
+        cuda::forward(x, residual, weight, eps, out, rstd)
+    );
 }
 
 /// Gradients of `forward` by `s` (which is also that by `x` and by `residual`) and by the weight.
@@ -72,7 +79,11 @@ pub fn backward(
     check_like("rms_norm::backward: d_out", d_out, x);
     check_like("rms_norm::backward: d_x", d_x, x);
     check_like("rms_norm::backward: d_weight", d_weight, weight);
-    cpu::backward(d_out, x, weight, rstd, d_x, accumulate, d_weight);
+    by_device!(
+        x,
+        cpu::backward(d_out, x, weight, rstd, d_x, accumulate, d_weight),
+        cuda::backward(d_out, x, weight, rstd, d_x, accumulate, d_weight)
+    );
 }
 
 fn check(op: &str, x: &Tensor, weight: &Tensor, rstd: &Tensor) {

@@ -4,6 +4,8 @@
 //! same op with `inverse` flipped, applied to the gradient.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 mod table;
@@ -12,6 +14,7 @@ mod tests;
 
 pub use table::{Pairing, RopeTable};
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// The position of each token row.
@@ -105,5 +108,9 @@ pub fn apply_into(
     let end = heads.count.saturating_sub(1) * heads.stride + heads.offset + table.width();
     assert!(heads.count == 0 || end <= x.cols(), "rope: {heads:?} end at column {end} of {}", x.cols());
     positions.check("rope", x.rows(), table.positions());
-    cpu::apply(x, out, heads, table, positions, inverse);
+    by_device!(
+        x,
+        cpu::apply(x, out, heads, table, positions, inverse),
+        cuda::apply(x, out, heads, table, positions, inverse)
+    );
 }

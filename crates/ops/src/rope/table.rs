@@ -29,6 +29,9 @@ pub struct RopeTable {
     cos_twice: Vec<f32>,
     /// As `cos_twice`: each sine twice, the first one negative.
     sin_signed: Vec<f32>,
+    /// Copies of `cos`, then `sin`, by device.
+    #[cfg(feature = "cuda")]
+    copies: std::sync::Arc<std::sync::Mutex<Vec<(usize, keyfold_tensor::Tensor)>>>,
 }
 
 impl RopeTable {
@@ -76,7 +79,22 @@ impl RopeTable {
             sin,
             cos_twice: Vec::new(),
             sin_signed: Vec::new(),
+            #[cfg(feature = "cuda")]
+            copies: std::sync::Arc::default(),
         }
+    }
+
+    /// All cosines, then all sines, in the memory of `gpu`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on(&self, gpu: &keyfold_tensor::cuda::Gpu) -> keyfold_tensor::Tensor {
+        let mut copies = self.copies.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((_, copy)) = copies.iter().find(|(index, _)| *index == gpu.index()) {
+            return copy.clone();
+        }
+        let values = [self.cos.as_slice(), &self.sin].concat();
+        let copy = crate::cuda::arena(gpu).tensor_of(1, values.len(), &values);
+        copies.push((gpu.index(), copy.clone()));
+        copy
     }
 
     /// The same angles for another choice of pairs.

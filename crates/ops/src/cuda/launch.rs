@@ -1,0 +1,143 @@
+//! Starting kernels.
+
+use super::Function;
+use cudarc::driver::result;
+use keyfold_core::DType;
+use keyfold_tensor::{Tensor, cuda::Gpu};
+use std::ffi::c_void;
+
+/// How many threads run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch {
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub(crate) shared: usize,
+}
+
+impl Launch {
+    /// `blocks` blocks of `threads` threads.
+    pub(crate) fn blocks(blocks: usize, threads: u32) -> Self {
+        Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared: 0 }
+    }
+
+    /// For loops over `rows` and `cols / lanes` (FOR_ROWS, FOR_COLS): blocks of 256 threads, as many across a row as it
+    /// has work for.
+    pub(crate) fn rows(rows: usize, cols: usize, lanes: usize) -> Self {
+        let across = cols.div_ceil(lanes).next_power_of_two().clamp(1, 256) as u32;
+        let down = 256 / across;
+        let blocks = rows.div_ceil(down as usize).clamp(1, 1 << 20) as u32;
+        Self { grid: [blocks, 1, 1], block: [across, down, 1], shared: 0 }
+    }
+
+    /// The same with `bytes` of dynamic shared memory.
+    pub(crate) fn shared(self, bytes: usize) -> Self {
+        Self { shared: bytes, ..self }
+    }
+}
+
+/// A matrix as kernels take it: `Matrix<T>` of `common.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mat {
+    pub(crate) address: u64,
+    pub(crate) stride: i64,
+}
+
+impl Mat {
+    pub(crate) fn of(tensor: &Tensor) -> Self {
+        Self { address: tensor.address(), stride: tensor.stride() as i64 }
+    }
+
+    /// Where a kernel does not look.
+    pub(crate) const NONE: Self = Self { address: 0, stride: 0 };
+}
+
+/// Which of a kernel's four forms (FORMS) fits its tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forms {
+    dtype: DType,
+    wide: bool,
+}
+
+impl Forms {
+    /// The form for tensors of `dtype` whose rows are walked in steps that divide `cols`: wide when all rows of all tensors
+    /// begin at multiples of 16 bytes and `cols` is a multiple of the elements in 16 bytes.
+    pub(crate) fn of(dtype: DType, cols: &[usize], tensors: &[&Tensor]) -> Self {
+        let lanes = 16 / dtype.bytes();
+        let aligned = |tensor: &&Tensor| {
+            let pitch = tensor.stride() * tensor.dtype().bytes();
+            tensor.address().is_multiple_of(16) && (tensor.rows() <= 1 || pitch.is_multiple_of(16))
+        };
+        let wide = cols.iter().all(|cols| cols.is_multiple_of(lanes)) && tensors.iter().all(aligned);
+        Self { dtype, wide }
+    }
+
+    /// Elements of one access.
+    pub(crate) fn lanes(self) -> usize {
+        if self.wide { 16 / self.dtype.bytes() } else { 1 }
+    }
+
+    /// Of the four names, in the order of FORMS, the one to launch.
+    pub(crate) fn choose(self, names: [&'static str; 4]) -> &'static str {
+        names[2 * usize::from(self.dtype == DType::Bf16) + usize::from(self.wide)]
+    }
+}
+
+/// The names of a kernel's four forms.
+macro_rules! forms {
+    ($name:literal) => {
+        [
+            concat!($name, "_f32"),
+            concat!($name, "_f32_wide"),
+            concat!($name, "_bf16"),
+            concat!($name, "_bf16_wide"),
+        ]
+    };
+}
+pub(crate) use forms;
+
+/// Starts `function` on `gpu`; see [`launch!`].
+///
+/// # Safety
+/// `arguments` point to values of the kernel's parameter types; addresses among them are of the device's memory and large
+/// enough for what the kernel does with them.
+pub(crate) unsafe fn start(gpu: &Gpu, function: Function, launch: Launch, arguments: &mut [*mut c_void]) {
+    let Launch { grid, block, shared } = launch;
+    assert!(
+        shared <= function.shared_limit(),
+        "a kernel needs {shared} bytes of shared memory, {} can be had",
+        function.shared_limit()
+    );
+    // SAFETY: the caller's promise.
+    let started = unsafe {
+        result::launch_kernel(
+            function.handle(),
+            (grid[0], grid[1], grid[2]),
+            (block[0], block[1], block[2]),
+            shared as u32,
+            gpu.stream(),
+            arguments,
+        )
+    };
+    gpu.check("start a kernel", started);
+}
+
+/// `launch!(gpu, KERNELS, "name", launch; argument, ...)` starts a kernel. Arguments must have the types of its parameters:
+/// `Mat` for `Matrix`, `u64` for an address, `i32`, `f32`, `i64`.
+macro_rules! launch {
+    ($gpu:expr, $module:expr, $name:expr, $launch:expr; $($argument:expr),+ $(,)?) => {{
+        let (gpu, launch) = ($gpu, $launch);
+        let function = $module.function(gpu, $name);
+        // SAFETY: the arguments are listed as the kernel declares them; the op's entry checks cover its accesses.
+        unsafe {
+            $crate::cuda::start(
+                gpu,
+                function,
+                launch,
+                &mut [$((&raw const *(&$argument)).cast_mut().cast::<std::ffi::c_void>()),+],
+            );
+        }
+    }};
+}
+pub(crate) use launch;

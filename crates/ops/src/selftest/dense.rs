@@ -1,0 +1,102 @@
+//! Sums, copies and linear maps.
+
+use super::twin::{Gaps, Twins};
+use crate::{add, cast, linear};
+use keyfold_core::DType;
+
+/// Rows and columns: nothing, odd ones, whole vectors, more than a block.
+const SIZES: [(usize, usize); 6] = [(0, 8), (1, 1), (63, 17), (65, 64), (130, 1000), (1000, 2056)];
+const GAPS: [Gaps; 3] = [Gaps::None, Gaps::Aligned, Gaps::Odd];
+
+/// The norm of rounding errors, relative to the values': half a unit in the last place, with room.
+pub(super) fn limit(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2e-6,
+        DType::Bf16 => 3e-3,
+    }
+}
+
+pub(super) fn add(twins: &mut Twins<'_>) {
+    for dtype in [DType::F32, DType::Bf16] {
+        for gaps in GAPS {
+            for (rows, cols) in SIZES {
+                let size = format!("{rows} x {cols}, {dtype}, {gaps:?}");
+                let (a, b) = (twins.random(rows, cols, dtype, gaps), twins.random(rows, cols, dtype, gaps));
+                let mut out = twins.empty(rows, cols, dtype, gaps);
+                add::forward(&a.host, &b.host, &mut out.host);
+                add::forward(&a.device, &b.device, &mut out.device);
+                twins.compare(format!("sum, {size}"), &out, limit(dtype));
+                add::assign(&mut out.host, &b.host);
+                add::assign(&mut out.device, &b.device);
+                twins.compare(format!("assign, {size}"), &out, 2.0 * limit(dtype));
+                for accumulate in [false, true] {
+                    add::scale(&a.host, -1.7, &mut out.host, accumulate);
+                    add::scale(&a.device, -1.7, &mut out.device, accumulate);
+                    twins.compare(
+                        format!("scale, accumulate {accumulate}, {size}"),
+                        &out,
+                        4.0 * limit(dtype),
+                    );
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn cast(twins: &mut Twins<'_>) {
+    for from in [DType::F32, DType::Bf16] {
+        for to in [DType::F32, DType::Bf16] {
+            for gaps in GAPS {
+                for (rows, cols) in SIZES.into_iter().chain([(1, 200_003)]) {
+                    let x = twins.random(rows, cols, from, gaps);
+                    let mut out = twins.empty(rows, cols, to, gaps);
+                    cast::copy(&x.host, &mut out.host);
+                    cast::copy(&x.device, &mut out.device);
+                    let what = format!("{from} to {to}, {rows} x {cols}, {gaps:?}");
+                    twins.compare(what, &out, if to == from { 0.0 } else { limit(to) });
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn linear(twins: &mut Twins<'_>) {
+    // Tokens, inputs, outputs.
+    let sizes = [(1, 8, 8), (63, 17, 33), (65, 64, 128), (257, 768, 2056), (1024, 512, 1536)];
+    for (x_type, y_type) in [(DType::F32, DType::F32), (DType::Bf16, DType::Bf16), (DType::Bf16, DType::F32)]
+    {
+        for gaps in GAPS {
+            for (tokens, inputs, outputs) in sizes {
+                let size = format!("{tokens} x {inputs} x {outputs}, {x_type} to {y_type}, {gaps:?}");
+                let limit = if y_type == DType::F32 { 2e-5 } else { limit(y_type) };
+                let x = twins.random(tokens, inputs, x_type, gaps);
+                let w = twins.random(outputs, inputs, x_type, Gaps::None);
+                let bias = twins.random(1, outputs, DType::F32, Gaps::None);
+                let mut y = twins.empty(tokens, outputs, y_type, gaps);
+                for (biased, accumulate) in [(false, false), (true, false), (false, true), (true, true)] {
+                    let with = |bias| biased.then_some(bias);
+                    linear::forward(&x.host, &w.host, with(&bias.host), &mut y.host, accumulate);
+                    linear::forward(&x.device, &w.device, with(&bias.device), &mut y.device, accumulate);
+                    let what = format!("forward, bias {biased}, accumulate {accumulate}, {size}");
+                    twins.compare(what, &y, 2.0 * limit);
+                }
+                // Gradients of activations have their type, those of weights are f32.
+                let dy = twins.random(tokens, outputs, x_type, gaps);
+                let mut dx = twins.empty(tokens, inputs, y_type, gaps);
+                let mut dw = twins.empty(outputs, inputs, DType::F32, Gaps::None);
+                let mut d_bias = twins.empty(1, outputs, DType::F32, Gaps::None);
+                for accumulate in [false, true] {
+                    linear::backward_input(&dy.host, &w.host, &mut dx.host, accumulate);
+                    linear::backward_input(&dy.device, &w.device, &mut dx.device, accumulate);
+                    twins.compare(format!("dx, accumulate {accumulate}, {size}"), &dx, 2.0 * limit);
+                    linear::backward_weight(&dy.host, &x.host, &mut dw.host, accumulate);
+                    linear::backward_weight(&dy.device, &x.device, &mut dw.device, accumulate);
+                    twins.compare(format!("dw, accumulate {accumulate}, {size}"), &dw, 2e-5);
+                    linear::backward_bias(&dy.host, &mut d_bias.host, accumulate);
+                    linear::backward_bias(&dy.device, &mut d_bias.device, accumulate);
+                    twins.compare(format!("d_bias, accumulate {accumulate}, {size}"), &d_bias, 2e-5);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Checks of a device's kernels against the host's: `keyfold selftest`.
+//!
+//! Every op with a kernel runs on both, on the same values (rounded to the element type first), forward and backward, on
+//! odd and on typical sizes, on views with gaps, with NaN in all memory that nothing was written to. The host's paths are
+//! the ones that the tests hold to double precision.
+
+mod dense;
+mod twin;
+
+pub use twin::{Check, Failure};
+
+use keyfold_tensor::{Device, DeviceError, catch};
+use twin::Twins;
+
+/// An op's name and its checks.
+type Suite = (&'static str, fn(&mut Twins));
+
+/// All suites.
+const SUITES: &[Suite] = &[("add", dense::add), ("cast", dense::cast), ("linear", dense::linear)];
+
+/// Names of what can be checked.
+pub fn names() -> Vec<&'static str> {
+    SUITES.iter().map(|(name, _)| *name).collect()
+}
+
+/// Runs the checks whose suite's name contains `filter`, and tells each one's outcome.
+///
+/// # Errors
+/// When the device cannot be used, or fails.
+pub fn run(device: Device, filter: &str, on: &mut dyn FnMut(&Check)) -> Result<(), DeviceError> {
+    device.open()?;
+    catch(|| {
+        for (name, suite) in SUITES.iter().filter(|(name, _)| name.contains(filter)) {
+            let mut twins = Twins::new(name, device, on);
+            suite(&mut twins);
+        }
+    })
+}
