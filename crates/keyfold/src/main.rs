@@ -85,7 +85,11 @@ enum Command {
 impl Command {
     /// Whether `--device` may name another than the CPU.
     fn runs_on_devices(&self) -> bool {
-        matches!(self, Self::Selftest(_))
+        match self {
+            Self::Selftest(_) | Self::Train(_) | Self::Compare(_) => true,
+            Self::Bench(command) => command.runs_on_devices(),
+            _ => false,
+        }
     }
 
     /// Training is as good with 16 bits of a product (docs/lab.md) and up to twice as fast; what is checked against other
@@ -135,8 +139,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     device.open()?;
     set_precision(cli.matmul_precision.unwrap_or_else(|| cli.command.matmul_precision()).into());
     match cli.command {
-        Command::Compare(args) => commands::compare::run(&args),
-        Command::Train(args) => commands::train::run(&args),
+        Command::Compare(args) => commands::compare::run(&args, device),
+        Command::Train(args) => commands::train::run(&args, device),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
         Command::Perplexity(args) => commands::perplexity::run(&args),
@@ -147,7 +151,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Plan(args) => commands::plan::run(&args),
         Command::Table(args) => commands::table::run(&args),
         Command::Selftest(args) => commands::selftest::run(&args, device),
-        Command::Bench(command) => commands::bench::run(&command),
+        Command::Bench(command) => commands::bench::run(&command, device),
         Command::Data(command) => commands::data::run(&command),
     }
 }

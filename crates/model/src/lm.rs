@@ -8,7 +8,7 @@ use crate::{
     error::{CheckpointError, ConfigError, WeightError},
     position::RopeTables,
     sequences::Sequences,
-    tape::{Loss, Tape, Var},
+    tape::{Loss, Pending, Tape, Var},
     weights::{Param, Weights},
 };
 use keyfold_core::DType;
@@ -100,6 +100,7 @@ impl LanguageModel {
     /// # Errors
     /// When the weights are not those that `config` declares.
     pub fn with_weights(config: &ModelConfig, weights: Weights, arena: &Arena) -> Result<Self, ModelError> {
+        weights.refresh();
         let trunk = Trunk::new(config, &weights)?;
         let shared = shared(config);
         let layers = (0..config.num_hidden_layers)
@@ -146,7 +147,13 @@ impl LanguageModel {
     ///
     /// # Shapes
     /// `ids`, `targets`: batch * seq token ids.
-    pub fn forward_backward(&self, ids: &[u32], targets: &[u32], sequences: &Sequences, scale: f32) -> Loss {
+    pub fn forward_backward(
+        &self,
+        ids: &[u32],
+        targets: &[u32],
+        sequences: &Sequences,
+        scale: f32,
+    ) -> Pending {
         let mut tape = Tape::recording(&self.arena, self.options.saved_dtype);
         let x = self.hidden(&mut tape, ids, sequences);
         let loss = tape.linear_cross_entropy(&x, &self.trunk.head, targets, scale);
@@ -168,8 +175,7 @@ impl LanguageModel {
     ) -> Loss {
         let mut tape = Tape::inference(&self.arena);
         let x = self.hidden(&mut tape, ids, sequences);
-        let loss = cross_entropy::evaluate(x.value(), &self.trunk.head.value, targets, None, None, correct);
-        Loss { sum: loss.sum, weight: loss.weight }
+        cross_entropy::evaluate(x.value(), &self.trunk.head.value, targets, None, None, correct)
     }
 
     /// Logits of every token.

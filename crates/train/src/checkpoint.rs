@@ -178,6 +178,7 @@ impl Trainer {
                 view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             tensor.write(&values);
         }
+        self.model.weights().refresh();
         Ok(())
     }
 

@@ -23,8 +23,8 @@
 //! let ids: Vec<u32> = b"one wide key and value, many low-rank query heads".map(u32::from).to_vec();
 //! let tokens = ids.len() - 1;
 //! let sequences = Sequences::new(1, tokens);
-//! let loss = model.forward_backward(&ids[..tokens], &ids[1..], &sequences, 1.0 / tokens as f32);
-//! optimizer.update(model.weights_mut(), 1, 1e-3, 1.0);
+//! let loss = model.forward_backward(&ids[..tokens], &ids[1..], &sequences, 1.0 / tokens as f32).read();
+//! optimizer.update(model.weights_mut(), 1, 1e-3, None);
 //! assert!(model.evaluate(&ids[..tokens], &ids[1..], &sequences, None).sum < loss.sum);
 //!
 //! let decoder = Decoder::new(&config, model.weights())?;

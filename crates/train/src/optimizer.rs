@@ -2,7 +2,10 @@
 
 use crate::config::OptimizerConfig;
 use keyfold_model::weights::{Flat, Weights};
-use keyfold_ops::{adamw, muon};
+use keyfold_ops::{
+    adamw::{self, Clip, Norm},
+    muon,
+};
 use keyfold_tensor::{Arena, Tensor};
 
 /// First and second moments of one flat buffer.
@@ -37,21 +40,23 @@ impl Optimizer {
     }
 
     /// The norm of the whole gradient: NaN or infinite as soon as one element is.
-    pub fn grad_norm(weights: &Weights) -> f64 {
-        let squares = |flat: &Flat| flat.grad.as_ref().map_or(0.0, adamw::sum_of_squares);
-        (squares(&weights.matrices) + squares(&weights.vectors)).sqrt()
+    pub fn grad_norm(weights: &Weights) -> Norm {
+        let grads = [&weights.matrices, &weights.vectors].map(|flat| flat.grad.as_ref());
+        Norm::of(&grads.into_iter().flatten().collect::<Vec<_>>())
     }
 
-    /// Makes update number `step` (from 1): the gradient times `grad_scale` at learning rate `lr`.
-    pub fn update(&mut self, weights: &mut Weights, step: u64, lr: f64, grad_scale: f64) {
+    /// Makes update number `step` (from 1) at learning rate `lr`, with the gradient clipped if there is a `clip`. Nothing
+    /// changes when the gradient's norm is not finite.
+    pub fn update(&mut self, weights: &mut Weights, step: u64, lr: f64, clip: Option<Clip<'_>>) {
         match self.config {
             OptimizerConfig::Adamw { betas, eps, weight_decay } => {
-                let mut hyper = hyper(step, lr, grad_scale, betas, eps, weight_decay);
-                adam(&mut weights.matrices, &mut self.matrices, &hyper);
+                let mut hyper = hyper(step, lr, 1.0, betas, eps, weight_decay);
+                adam(&mut weights.matrices, &mut self.matrices, &hyper, clip);
                 hyper.weight_decay = 0.0;
-                adam(&mut weights.vectors, &mut self.vectors, &hyper);
+                adam(&mut weights.vectors, &mut self.vectors, &hyper, clip);
             }
             OptimizerConfig::Muon { momentum, lr_ratio, betas, eps, weight_decay } => {
+                let Some(grad_scale) = clip.map_or(Some(1.0), |clip| clip.factor()) else { return };
                 let mut hyper = hyper(step, lr, grad_scale, betas, eps, weight_decay);
                 let mut offset = 0;
                 let places: Vec<(usize, usize, usize, bool)> = weights
@@ -83,12 +88,15 @@ impl Optimizer {
                             &view(&grad),
                             &mut view(&self.matrices.first),
                             &mut view(&self.matrices.second),
+                            None,
                             &hyper,
+                            None,
                         );
                     }
                 }
                 hyper.weight_decay = 0.0;
-                adam(&mut weights.vectors, &mut self.vectors, &hyper);
+                adam(&mut weights.vectors, &mut self.vectors, &hyper, None);
+                weights.refresh();
             }
         }
     }
@@ -98,8 +106,9 @@ fn hyper(step: u64, lr: f64, grad_scale: f64, betas: [f64; 2], eps: f64, weight_
     adamw::Hyper { lr, beta1: betas[0], beta2: betas[1], eps, weight_decay, step, grad_scale }
 }
 
-fn adam(flat: &mut Flat, moments: &mut Moments, hyper: &adamw::Hyper) {
+fn adam(flat: &mut Flat, moments: &mut Moments, hyper: &adamw::Hyper, clip: Option<Clip<'_>>) {
     if let Some(grad) = &flat.grad {
-        adamw::step(&mut flat.value, grad, &mut moments.first, &mut moments.second, hyper);
+        let (first, second) = (&mut moments.first, &mut moments.second);
+        adamw::step(&mut flat.value, grad, first, second, flat.copy.as_mut(), hyper, clip);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     trainer::{Evaluation, StepReport, TrainError, Trainer},
 };
 use keyfold_data::{DataError, DataSpec, Dataset, Prepare, TokenizerSpec};
-use keyfold_tensor::Arena;
+use keyfold_tensor::{Arena, Device};
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -99,7 +99,7 @@ pub fn prepare(config: &mut RunConfig, cache_dir: &Path) -> Result<Dataset, RunE
     Ok(data)
 }
 
-/// Trains a new run into the folder `out`, or goes on with the run there when `resume`; stops after the current update
+/// Trains a new run on `device` into the folder `out`, or goes on with the run there when `resume`; stops after the current update
 /// when `stop` becomes true. The newest checkpoint is always whole, whatever kills the process.
 ///
 /// # Errors
@@ -108,12 +108,13 @@ pub fn run(
     mut config: RunConfig,
     out: &Path,
     resume: bool,
+    device: Device,
     stop: &AtomicBool,
     mut on: impl FnMut(Event<'_>),
 ) -> Result<Summary, RunError> {
     let dir = if resume { RunDir::open(out)? } else { RunDir::create(out)? };
     let data = prepare(&mut config, &dir.data())?;
-    let arena = Arena::new();
+    let arena = Arena::on(device).map_err(TrainError::from)?;
     let versions = Versions::open(dir.checkpoints())?;
     let mut state = if resume {
         let newest =

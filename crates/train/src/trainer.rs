@@ -4,8 +4,9 @@ use crate::{config::RunConfig, evaluate::evaluate, optimizer::Optimizer};
 use keyfold_core::units;
 use keyfold_data::{Batch, DataError, Dataset};
 use keyfold_model::{LanguageModel, ModelError, Sequences, TapeOptions, tape::Loss};
+use keyfold_ops::adamw::Clip;
 use keyfold_ops::sample::SampleError;
-use keyfold_tensor::{Arena, Device};
+use keyfold_tensor::{Arena, Device, DeviceError, catch};
 
 /// A run in progress.
 pub struct Trainer {
@@ -57,6 +58,9 @@ pub enum TrainError {
     /// Nothing can be drawn from the model's logits.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The model does not fit into memory.
     #[error("training {parameters} parameters takes {} for weights, gradients and moments alone: {} are free", units::bytes(*needed), units::bytes(*available))]
     Memory {
@@ -79,14 +83,14 @@ pub enum TrainError {
     },
 }
 
-/// Bytes per parameter: weight, gradient and two moments, f32.
-const BYTES_PER_PARAMETER: u64 = 16;
+/// Bytes per parameter: weight, gradient and two moments, f32; a GPU keeps the weight in bf16 as well.
+const BYTES_PER_PARAMETER: [u64; 2] = [16, 18];
 
 /// Fails before the allocator would end the process.
-fn check_memory(config: &RunConfig) -> Result<(), TrainError> {
+fn check_memory(config: &RunConfig, device: Device) -> Result<(), TrainError> {
     let parameters = config.model.parameters().map_err(ModelError::from)?;
-    let needed = (parameters as u64).saturating_mul(BYTES_PER_PARAMETER);
-    match Device::Cpu.available_memory() {
+    let needed = (parameters as u64).saturating_mul(BYTES_PER_PARAMETER[usize::from(device != Device::Cpu)]);
+    match device.available_memory() {
         Some(available) if needed > available => Err(TrainError::Memory { parameters, needed, available }),
         _ => Ok(()),
     }
@@ -98,9 +102,11 @@ impl Trainer {
     /// # Errors
     /// When the configuration makes no model, or one that does not fit into memory.
     pub fn new(config: RunConfig, data: Dataset, arena: &Arena) -> Result<Self, TrainError> {
-        check_memory(&config)?;
-        let model = LanguageModel::new(&config.model, config.train.seed, arena)?;
-        Ok(Self::with_model(config, model, data))
+        check_memory(&config, arena.device())?;
+        catch(|| {
+            let model = LanguageModel::new(&config.model, config.train.seed, arena)?;
+            Ok(Self::with_model(config, model, data))
+        })?
     }
 
     /// A run that begins with given weights.
@@ -150,25 +156,45 @@ impl Trainer {
         let batches: Vec<Batch> =
             (0..train.accumulate).map(|_| self.data.next_batch(rows)).collect::<Result<_, DataError>>()?;
         let scored: usize = batches.iter().map(|batch| batch.targets.len()).sum();
-        self.model.weights_mut().zero_grad();
-        let mut total = Loss::default();
-        for batch in &batches {
-            let sequences = sequences(batch, self.config.data.mask_documents);
-            let loss =
-                self.model.forward_backward(&batch.inputs, &batch.targets, &sequences, 1.0 / scored as f32);
-            total = Loss { sum: total.sum + loss.sum, weight: total.weight + loss.weight };
-        }
-        let finite = |what, value: f64| {
-            if value.is_finite() { Ok(value) } else { Err(TrainError::NotFinite { step, what, value }) }
-        };
-        let loss = finite("loss", total.mean())?;
-        let grad_norm = finite("gradient norm", Optimizer::grad_norm(self.model.weights()))?;
-        // The epsilon is torch.nn.utils.clip_grad_norm_'s.
-        let scale = (train.clip_norm / (grad_norm + 1e-6)).min(1.0);
-        self.optimizer.update(self.model.weights_mut(), step, lr, scale);
+        let (loss, grad_norm) = catch(|| self.update(&batches, scored, step, lr))??;
         self.step = step;
         self.tokens += scored as u64;
         Ok(StepReport { step, tokens: self.tokens, loss, grad_norm, lr })
+    }
+
+    /// One update from `batches`, whose `scored` targets count: the loss before it, and the gradient's norm.
+    fn update(
+        &mut self,
+        batches: &[Batch],
+        scored: usize,
+        step: u64,
+        lr: f64,
+    ) -> Result<(f64, f64), TrainError> {
+        self.model.weights_mut().zero_grad();
+        let mut losses = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let sequences = sequences(batch, self.config.data.mask_documents);
+            let scale = 1.0 / scored as f32;
+            losses.push(self.model.forward_backward(&batch.inputs, &batch.targets, &sequences, scale));
+        }
+        let norm = Optimizer::grad_norm(self.model.weights());
+        let read = || {
+            let mut total = Loss::default();
+            losses.iter().for_each(|loss| total += loss.read());
+            for (what, value) in [("loss", total.mean()), ("gradient norm", norm.read())] {
+                if !value.is_finite() {
+                    return Err(TrainError::NotFinite { step, what, value });
+                }
+            }
+            Ok((total.mean(), norm.read()))
+        };
+        let clip = Clip { norm: &norm, max: self.config.train.clip_norm };
+        // A device is asked only when it has all its work: waiting before the update would leave it idle. Where the norm is
+        // not finite the update changes nothing.
+        let on_device = self.model.arena().device() != Device::Cpu;
+        let early = if on_device { None } else { Some(read()?) };
+        self.optimizer.update(self.model.weights_mut(), step, lr, Some(clip));
+        early.map_or_else(read, Ok)
     }
 }
 
@@ -187,7 +213,7 @@ impl Trainer {
     /// When the data cannot be read.
     pub fn evaluate_tokens(&self, tokens: u64) -> Result<Evaluation, TrainError> {
         let masked = self.config.data.mask_documents;
-        evaluate(&self.model, &self.data, self.config.train.batch_size, tokens, masked)
+        catch(|| evaluate(&self.model, &self.data, self.config.train.batch_size, tokens, masked))?
     }
 
     /// The data, after the run.

@@ -5,6 +5,7 @@
 
 use keyfold_core::DType;
 use keyfold_model::{LanguageModel, ModelConfig, Sequences, weights::Weights};
+use keyfold_ops::adamw::Clip;
 use keyfold_ops::gemm::{Precision, set_precision};
 use keyfold_tensor::Arena;
 use keyfold_train::{config::OptimizerConfig, optimizer::Optimizer};
@@ -61,14 +62,11 @@ fn deviation(name: &str) -> (f64, f64) {
         let inputs: Vec<u32> = rows().flat_map(|row| &row[..settings.seq]).copied().collect();
         let targets: Vec<u32> = rows().flat_map(|row| &row[1..]).copied().collect();
         model.weights_mut().zero_grad();
-        let loss = model.forward_backward(&inputs, &targets, &sequences, 1.0 / inputs.len() as f32);
+        let loss = model.forward_backward(&inputs, &targets, &sequences, 1.0 / inputs.len() as f32).read();
         let norm = Optimizer::grad_norm(model.weights());
-        optimizer.update(
-            model.weights_mut(),
-            step as u64 + 1,
-            settings.lr,
-            (settings.clip / (norm + 1e-6)).min(1.0),
-        );
+        let clip = Clip { norm: &norm, max: settings.clip };
+        optimizer.update(model.weights_mut(), step as u64 + 1, settings.lr, Some(clip));
+        let norm = norm.read();
         loss_error = loss_error.max((loss.mean() - f64::from(losses[step])).abs());
         norm_error = norm_error.max((norm / f64::from(norms[step]) - 1.0).abs());
         assert!(loss_error.is_finite() && norm_error.is_finite(), "{name}, step {}", step + 1);

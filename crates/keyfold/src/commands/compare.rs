@@ -5,6 +5,7 @@ use crate::{interrupt, progress::Progress};
 use anyhow::Context;
 use keyfold_core::units;
 use keyfold_model::attention::DESIGNS;
+use keyfold_tensor::Device;
 use keyfold_train::{
     compare::{Budget, CompareEvent, CompareOptions, compare},
     config::RunConfig,
@@ -44,7 +45,7 @@ pub(crate) struct Args {
     overrides: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     let base = configuration(args)?;
     let budget = match (args.steps, args.minutes) {
         (Some(steps), _) => {
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let out = args.out.clone().unwrap_or_else(free_folder);
     let command: Vec<String> = std::env::args().collect();
-    let options = CompareOptions { base, kinds, budget, out, command: command.join(" ") };
+    let options = CompareOptions { base, kinds, budget, device, out, command: command.join(" ") };
     let stop = interrupt::flag()?;
     let (mut progress, mut steps_of_each) = (None::<Progress>, 0);
     let report = compare(&options, &stop, &mut |event| match event {

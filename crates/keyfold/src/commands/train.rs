@@ -3,6 +3,7 @@
 use super::print_line;
 use crate::{interrupt, progress::Progress};
 use keyfold_core::units;
+use keyfold_tensor::Device;
 use keyfold_train::{
     config::RunConfig,
     run::{Event, run as train},
@@ -25,7 +26,7 @@ pub(crate) struct Args {
     resume: bool,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     let out = match (&args.out, &args.config) {
         (Some(out), _) => out.clone(),
         (None, Some(config)) => PathBuf::from("runs").join(config.file_stem().unwrap_or_default()),
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let config = RunConfig::load(&path, &args.overrides)?;
     let (steps, stop) = (config.train.steps, interrupt::flag()?);
     let mut progress = None;
-    let summary = train(config, &out, args.resume, &stop, |event| match event {
+    let summary = train(config, &out, args.resume, device, &stop, |event| match event {
         Event::Ready { trainer } => {
             let model = &trainer.config().model;
             eprintln!("data: {}", trainer.data().describe());

@@ -16,7 +16,7 @@ use crate::{
 };
 use files::Files;
 use keyfold_core::DType;
-use keyfold_tensor::{Arena, Device};
+use keyfold_tensor::Arena;
 use std::{fs::File, io::Read, path::Path};
 
 /// Name of the configuration in a checkpoint folder.
@@ -89,13 +89,14 @@ pub fn read_weights(
     let (declared, files) = open(dir, config)?;
     let bytes = dtype.bytes() + if train { DType::F32.bytes() } else { 0 };
     let needed = declared.iter().map(Declared::len).sum::<usize>().saturating_mul(bytes) as u64;
-    if let Some(available) = Device::Cpu.available_memory().filter(|available| needed > *available) {
+    if let Some(available) = arena.device().available_memory().filter(|available| needed > *available) {
         return Err(CheckpointError::Memory { path: dir.to_owned(), needed, available });
     }
     let weights = Weights::allocate(arena, declared, dtype, train);
     for (declared, mut param) in weights.iter() {
         files.find(declared)?.read_into(&mut param.value);
     }
+    weights.refresh();
     Ok(weights)
 }
 

@@ -1,7 +1,6 @@
 //! The gradients of a backward pass in progress.
 
 use super::{Slot, Var};
-use keyfold_core::DType;
 use keyfold_tensor::{Arena, Tensor};
 
 /// The value that a column view was cut from.
@@ -26,6 +25,11 @@ impl Gradients {
         Self { arena, parents, tensors: vec![None; count], shared: vec![false; count] }
     }
 
+    /// Memory for a gradient of its own.
+    pub(super) fn fresh(&self, slot: &Slot) -> Tensor {
+        self.arena.tensor(slot.rows, slot.cols, super::activation_dtype(&self.arena))
+    }
+
     /// Where scratch memory comes from.
     pub fn arena(&self) -> &Arena {
         &self.arena
@@ -48,21 +52,22 @@ impl Gradients {
 
     /// Memory to write a contribution to, and whether to add (`true`) or to overwrite (`false`).
     pub(super) fn target(&mut self, slot: &Slot) -> (Tensor, bool) {
+        let dtype = super::activation_dtype(&self.arena);
         if let Some(tensor) = &self.tensors[slot.id] {
             if !self.shared[slot.id] || tensor.is_unique() {
                 return (tensor.clone(), true);
             }
-            let mut own = self.arena.tensor(slot.rows, slot.cols, DType::F32);
+            let mut own = self.arena.tensor(slot.rows, slot.cols, dtype);
             keyfold_ops::cast::copy(tensor, &mut own);
             self.tensors[slot.id] = Some(own.clone());
             self.shared[slot.id] = false;
             return (own, true);
         }
         let tensor = match self.parents[slot.id] {
-            None => self.arena.tensor(slot.rows, slot.cols, DType::F32),
+            None => self.arena.tensor(slot.rows, slot.cols, dtype),
             Some(parent) => {
                 let whole = self.tensors[parent.slot.id]
-                    .get_or_insert_with(|| self.arena.tensor(parent.slot.rows, parent.slot.cols, DType::F32));
+                    .get_or_insert_with(|| self.arena.tensor(parent.slot.rows, parent.slot.cols, dtype));
                 whole.columns(parent.column, slot.cols)
             }
         };

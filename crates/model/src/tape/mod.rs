@@ -14,12 +14,21 @@ mod moe;
 mod ops;
 
 pub use gradients::Gradients;
-pub use ops::{AttentionArgs, HeadVar, Loss};
+pub use keyfold_ops::cross_entropy::{Loss, Pending};
+pub use ops::{AttentionArgs, HeadVar};
 
 use keyfold_core::DType;
-use keyfold_tensor::{Arena, Tensor};
+use keyfold_tensor::{Arena, Device, Tensor};
 
 type Backward = Box<dyn FnOnce(&mut Gradients)>;
+
+/// The element type of activations and of their gradients in the memory of `arena`: what the device computes with.
+fn activation_dtype(arena: &Arena) -> DType {
+    match arena.device() {
+        Device::Cpu => DType::F32,
+        Device::Cuda(_) => DType::Bf16,
+    }
+}
 
 /// A value on the tape: `[tokens, columns]`.
 #[derive(Clone, Debug)]
@@ -45,7 +54,8 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// A tape that records; `saved_dtype` is how values kept for the backward pass are stored.
+    /// A tape that records; `saved_dtype` is how values kept for the backward pass are stored on the host. A GPU keeps them
+    /// as they are.
     pub fn recording(arena: &Arena, saved_dtype: DType) -> Self {
         Self { arena: arena.clone(), recording: true, saved_dtype, nodes: Vec::new(), parents: Vec::new() }
     }
@@ -125,7 +135,7 @@ impl Tape {
     }
 
     fn output(&mut self, rows: usize, cols: usize) -> Var {
-        let value = self.arena.tensor(rows, cols, DType::F32);
+        let value = self.arena.tensor(rows, cols, activation_dtype(&self.arena));
         self.var(value, None)
     }
 
@@ -137,7 +147,7 @@ impl Tape {
 
     /// Keeps `value` for the backward pass, in the tape's storage type.
     fn save(&self, value: &Tensor) -> Saved {
-        if !self.recording || self.saved_dtype == DType::F32 {
+        if !self.recording || self.saved_dtype == DType::F32 || value.dtype() != DType::F32 {
             return Saved(value.clone());
         }
         let mut stored = self.arena.tensor(value.rows(), value.cols(), self.saved_dtype);
@@ -165,12 +175,13 @@ impl Slot {
 struct Saved(Tensor);
 
 impl Saved {
-    /// The value as f32.
+    /// The value as it was.
     fn load(&self, arena: &Arena) -> Tensor {
-        if self.0.dtype() == DType::F32 {
+        let dtype = activation_dtype(arena);
+        if self.0.dtype() == dtype {
             return self.0.clone();
         }
-        let mut wide = arena.tensor(self.0.rows(), self.0.cols(), DType::F32);
+        let mut wide = arena.tensor(self.0.rows(), self.0.cols(), dtype);
         keyfold_ops::cast::copy(&self.0, &mut wide);
         wide
     }

@@ -4,7 +4,6 @@
 
 use super::{Slot, Tape, Var};
 use crate::weights::Param;
-use keyfold_core::DType;
 use keyfold_ops::{
     add, embedding,
     moe::{self, Assigned, Router},
@@ -30,7 +29,7 @@ impl Tape {
             self.record(move |g| {
                 let Some(d_weights) = g.take(&to) else { return };
                 let logits = saved.load(g.arena());
-                let mut d_logits = g.arena().tensor(from.rows, from.cols, DType::F32);
+                let mut d_logits = g.fresh(&from);
                 moe::route_backward(&router, &logits, &chosen, &d_weights, &mut d_logits);
                 g.add(&from, d_logits);
             });
@@ -72,7 +71,7 @@ impl Tape {
                 .into_iter()
                 .map(|(answer, assigned)| (self.save(&answer.value), Slot::of(&answer), assigned))
                 .collect();
-            // Weights are few: they stay in f32.
+            // Weights are few: they stay as they are.
             let (weights, from, to) = (weights.value.clone(), Slot::of(weights), Slot::of(&out));
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };

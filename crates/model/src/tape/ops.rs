@@ -11,7 +11,8 @@ use keyfold_core::DType;
 use keyfold_ops::{
     add,
     attention::{self, Gradient, Heads},
-    cross_entropy, embedding,
+    cross_entropy::{self, Pending},
+    embedding,
     glu::{self, Activation},
     linear, mla_keys, rms_norm,
     rope::{self, Heads as RopeHeads, Positions, RopeTable},
@@ -77,22 +78,6 @@ pub struct AttentionArgs {
     pub alibi: Option<Arc<[f32]>>,
     /// Tokens that a token sees, itself included; all before it by default.
     pub window: Option<usize>,
-}
-
-/// A weighted sum of token losses.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Loss {
-    /// Sum of weighted negative log likelihoods, nats.
-    pub sum: f64,
-    /// Sum of the weights.
-    pub weight: f64,
-}
-
-impl Loss {
-    /// Nats per token.
-    pub fn mean(&self) -> f64 {
-        self.sum / self.weight
-    }
 }
 
 impl Tape {
@@ -429,17 +414,17 @@ impl Tape {
     /// whole. A recording tape adds `scale` times the gradient of the loss's *sum*: `scale` = 1 / tokens gives the mean.
     ///
     /// Targets of `u32::MAX` are left out.
-    pub fn linear_cross_entropy(&mut self, x: &Var, w: &Param, targets: &[u32], scale: f32) -> Loss {
+    pub fn linear_cross_entropy(&mut self, x: &Var, w: &Param, targets: &[u32], scale: f32) -> Pending {
         let Some(grad) = w.grad.clone().filter(|_| self.recording) else {
-            let loss = cross_entropy::evaluate(&x.value, &w.value, targets, None, None, None);
-            return Loss { sum: loss.sum, weight: loss.weight };
+            return cross_entropy::evaluate(&x.value, &w.value, targets, None, None, None).into();
         };
-        let (mut dx, mut dw) = (self.arena.tensor(x.value.rows(), x.value.cols(), DType::F32), grad);
+        let dtype = x.value.dtype();
+        let (mut dx, mut dw) = (self.arena.tensor(x.value.rows(), x.value.cols(), dtype), grad);
         let loss =
             cross_entropy::forward_backward(&x.value, &w.value, targets, None, scale, &mut dx, &mut dw);
         let slot = Slot::of(x);
         self.record(move |g| g.add(&slot, dx));
-        Loss { sum: loss.sum, weight: loss.weight }
+        loss
     }
 }
 

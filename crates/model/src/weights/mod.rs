@@ -14,7 +14,8 @@ pub use projection::Projection;
 
 use crate::error::WeightError;
 use keyfold_core::DType;
-use keyfold_tensor::{Arena, Tensor};
+use keyfold_ops::cast;
+use keyfold_tensor::{Arena, Device, Tensor};
 use rand_distr::{Distribution, StandardNormal};
 use std::collections::HashMap;
 
@@ -32,6 +33,8 @@ pub struct Param {
 pub struct Flat {
     /// `[1, n]` values.
     pub value: Tensor,
+    /// `[1, n]` values as a GPU's products take them, bf16, when `value` is f32 there: what modules hold.
+    pub copy: Option<Tensor>,
     /// `[1, n]` gradients of a model that is trained.
     pub grad: Option<Tensor>,
 }
@@ -89,12 +92,14 @@ impl Weights {
             offsets.push(*size);
             *size += if weight.is_matrix() && mapped.is_some() { 0 } else { weight.len() };
         }
-        let flat = |size, dtype| Flat {
+        let copied = arena.device() != Device::Cpu && dtype == DType::F32;
+        let flat = |size, dtype, copied: bool| Flat {
             value: arena.tensor(1, size, dtype),
+            copy: copied.then(|| arena.tensor(1, size, DType::Bf16)),
             grad: train.then(|| arena.zeros(1, size, DType::F32)),
         };
         let place = declared.iter().enumerate().map(|(i, weight)| (weight.name.clone(), i)).collect();
-        let (matrices, vectors) = (flat(matrices, dtype), flat(vectors, DType::F32));
+        let (matrices, vectors) = (flat(matrices, dtype, copied), flat(vectors, DType::F32, false));
         Self { declared, place, offsets, matrices, vectors, mapped }
     }
 
@@ -116,6 +121,24 @@ impl Weights {
         }
     }
 
+    /// Brings the copies that products use to the values, which were written by others than an optimizer.
+    pub fn refresh(&self) {
+        for flat in [&self.matrices, &self.vectors] {
+            if let Some(copy) = &flat.copy {
+                cast::copy(&flat.value, &mut copy.clone());
+            }
+        }
+    }
+
+    /// The same weights, without gradients, in the memory of `arena`.
+    pub fn copied_to(&self, arena: &Arena) -> Self {
+        let flat = |flat: &Flat| Flat { value: flat.value.copied_to(arena), copy: None, grad: None };
+        let mapped = self.mapped.as_ref().map(|mapped| {
+            mapped.iter().map(|tensor| tensor.as_ref().map(|tensor| tensor.copied_to(arena))).collect()
+        });
+        Self { matrices: flat(&self.matrices), vectors: flat(&self.vectors), mapped, ..self.clone() }
+    }
+
     /// The declared weights in order.
     pub fn declared(&self) -> &[Declared] {
         &self.declared
@@ -126,12 +149,22 @@ impl Weights {
         self.declared.iter().map(Declared::len).sum()
     }
 
-    /// The weight `name`.
+    /// The weight `name`, in the form that is computed with.
     pub fn get(&self, name: &str) -> Result<Param, WeightError> {
-        self.place.get(name).map(|i| self.at(*i)).ok_or_else(|| WeightError::Unknown(name.to_owned()))
+        let index = self.place.get(name).ok_or_else(|| WeightError::Unknown(name.to_owned()))?;
+        let param = self.at(*index);
+        let weight = &self.declared[*index];
+        let flat = if weight.is_matrix() { &self.matrices } else { &self.vectors };
+        Ok(match &flat.copy {
+            None => param,
+            Some(copy) => {
+                let (rows, cols) = (param.value.rows(), param.value.cols());
+                Param { value: copy.columns(self.offsets[*index], rows * cols).reshape(rows, cols), ..param }
+            }
+        })
     }
 
-    /// Each weight with its declaration.
+    /// Each weight as it is stored and optimized, with its declaration.
     pub fn iter(&self) -> impl Iterator<Item = (&Declared, Param)> {
         self.declared.iter().enumerate().map(|(i, declared)| (declared, self.at(i)))
     }

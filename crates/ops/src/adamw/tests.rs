@@ -22,7 +22,7 @@ fn follows_the_reference() {
             for step_number in 1..=5 {
                 let grad = random(100 + step_number, rows * cols);
                 let hyper = Hyper { step: step_number, ..HYPER };
-                step(&mut param, &arena.tensor_of(rows, cols, &grad), &mut m, &mut v, &hyper);
+                step(&mut param, &arena.tensor_of(rows, cols, &grad), &mut m, &mut v, None, &hyper, None);
                 reference::step(&mut want, &to_f64(&grad), &mut want_m, &mut want_v, &hyper);
             }
             assert_close("param", &param.to_vec(), &want, 1e-6);
@@ -41,7 +41,7 @@ fn follows_torch() {
     let grads = [[0.3, -1.0, 2.0], [0.1, 1.0, -2.0], [0.0, 0.0, 1.0]];
     for (i, grad) in grads.iter().enumerate() {
         let hyper = Hyper { step: i as u64 + 1, grad_scale: 1.0, ..HYPER };
-        step(&mut param, &arena.tensor_of(1, 3, grad), &mut m, &mut v, &hyper);
+        step(&mut param, &arena.tensor_of(1, 3, grad), &mut m, &mut v, None, &hyper, None);
     }
     assert_close("param", &param.to_vec(), &[0.971_342_206, -1.984_964_013, 0.487_285_078], 1e-7);
 }
@@ -51,7 +51,7 @@ fn zero_gradient_only_decays() {
     let arena = Arena::new();
     let mut param = arena.tensor_of(1, 2, &[1.0, -2.0]);
     let (mut m, mut v) = (arena.zeros(1, 2, DType::F32), arena.zeros(1, 2, DType::F32));
-    step(&mut param, &arena.zeros(1, 2, DType::F32), &mut m, &mut v, &HYPER);
+    step(&mut param, &arena.zeros(1, 2, DType::F32), &mut m, &mut v, None, &HYPER, None);
     assert_close("param", &param.to_vec(), &[0.999, -1.998], 1e-7);
 }
 

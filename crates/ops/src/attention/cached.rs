@@ -2,7 +2,7 @@
 //! both at once for many sequences.
 
 use super::{Heads, check_f32, check_groups, cpu};
-use crate::rope::RopeTable;
+use crate::{dispatch::cpu_only, rope::RopeTable};
 use keyfold_tensor::Tensor;
 use pulp::Arch;
 
@@ -131,7 +131,7 @@ pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
     if new == 0 {
         return;
     }
-    cpu::cached(Arch::new(), q, cache, out);
+    cpu_only!(q.tensor, "attention over a cache", cpu::cached(Arch::new(), q, cache, out));
 }
 
 /// As [`cached`], over factors instead of keys and values, which are never materialised.
@@ -163,5 +163,5 @@ pub fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
     if new == 0 {
         return;
     }
-    cpu::tpa_cached(Arch::new(), q, cache, out);
+    cpu_only!(q.tensor, "attention over a cache", cpu::tpa_cached(Arch::new(), q, cache, out));
 }

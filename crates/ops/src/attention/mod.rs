@@ -5,6 +5,8 @@
 
 mod cached;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -12,8 +14,9 @@ mod tests;
 
 pub use cached::{Cached, Paged, Sequence, TpaCached, cached, tpa_cached};
 
+use crate::dispatch::by_device;
 use keyfold_core::DType;
-use keyfold_tensor::Tensor;
+use keyfold_tensor::{Device, Tensor};
 use pulp::Arch;
 
 /// Heads inside token rows: channel c of head h of token t is at column `h * stride + c` of row t.
@@ -97,7 +100,8 @@ pub struct Gradient<'a> {
 /// Query head h uses kv head `h / (q.count / k.count)`.
 ///
 /// # Shapes
-/// `q` tokens x (m heads of d), `k` tokens x (g of d), `v` tokens x (g of e), `out` tokens x (m of e), all f32 with
+/// `q` tokens x (m heads of d), `k` tokens x (g of d), `v` tokens x (g of e), `out` tokens x (m of e), all f32 (on a GPU
+/// f32 or bf16, and computed in bf16) with
 /// `tokens = batch * seq`; `lse` `[batch * m, seq]` receives the natural log-sum-exp of the scores.
 ///
 /// # Panics
@@ -116,7 +120,11 @@ pub fn forward(
     if q.tensor.rows() == 0 {
         return;
     }
-    cpu::forward(Arch::new(), q, k, v, shape, out, lse);
+    by_device!(
+        q.tensor,
+        cpu::forward(Arch::new(), q, k, v, shape, out, lse),
+        cuda::forward(q, k, v, shape, out, lse)
+    );
 }
 
 /// Gradients of [`forward`] from its inputs, `out` and `lse`.
@@ -152,7 +160,11 @@ pub fn backward(
     if q.tensor.rows() == 0 {
         return;
     }
-    cpu::backward(Arch::new(), cpu::Inputs { q, k, v, out, d_out, lse }, shape, dq, dk, dv);
+    by_device!(
+        q.tensor,
+        cpu::backward(Arch::new(), cpu::Inputs { q, k, v, out, d_out, lse }, shape, dq, dk, dv),
+        cuda::backward(q, k, v, out, d_out, lse, shape, dq, dk, dv)
+    );
 }
 
 #[track_caller]
@@ -186,7 +198,8 @@ fn check_groups(heads: usize, kv_heads: usize, alibi: Option<&[f32]>) {
 
 #[track_caller]
 fn check_f32(tensors: &[(&str, &Tensor)]) {
-    for (name, tensor) in tensors {
+    // Kernels of a GPU take bf16 as well, and check for themselves.
+    for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.device() == Device::Cpu) {
         assert_eq!(tensor.dtype(), DType::F32, "attention: element type of {name}");
     }
 }

@@ -4,11 +4,14 @@
 //! Letters: T tokens, D model width, V vocabulary. The loss of token t is `-log softmax(w x_t)[target_t]`, in nats.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// The target of a token that has no loss and no gradient.
@@ -37,6 +40,35 @@ impl std::ops::AddAssign for Loss {
     }
 }
 
+/// A loss that a device may still be computing.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    known: Loss,
+    /// The sum on a device, an f64 in the place of two f32.
+    sum: Option<Tensor>,
+}
+
+impl Pending {
+    #[cfg(feature = "cuda")]
+    fn device(sum: Tensor, weight: f64) -> Self {
+        Self { known: Loss { sum: f64::NAN, weight }, sum: Some(sum) }
+    }
+
+    /// The loss. Waits for a device.
+    pub fn read(&self) -> Loss {
+        let Some(sum) = &self.sum else { return self.known };
+        let bytes = sum.to_bytes();
+        let sum = bytes.first_chunk().map_or(f64::NAN, |bytes| f64::from_le_bytes(*bytes));
+        Loss { sum, ..self.known }
+    }
+}
+
+impl From<Loss> for Pending {
+    fn from(known: Loss) -> Self {
+        Self { known, sum: None }
+    }
+}
+
 /// The loss, and the gradients of `loss_scale * loss.sum` by `x` and `w`.
 ///
 /// `loss_scale` is usually one over the number of tokens of the optimizer step. A token whose target is [`IGNORE`] or
@@ -48,7 +80,7 @@ impl std::ops::AddAssign for Loss {
 /// - targets: `[T]`, below V or [`IGNORE`]
 /// - weights: `[T]`; none: all 1
 /// - dx: `[T, D]`, overwritten
-/// - dw: `[V, D]`, added to
+/// - dw: `[V, D]`, f32, added to
 ///
 /// # Panics
 /// When the shapes do not fit or a target is not in the vocabulary.
@@ -60,11 +92,16 @@ pub fn forward_backward(
     loss_scale: f32,
     dx: &mut Tensor,
     dw: &mut Tensor,
-) -> Loss {
+) -> Pending {
     check("cross_entropy", x, w, targets, weights);
     assert_eq!((dx.rows(), dx.cols()), (x.rows(), x.cols()), "cross_entropy: dx is not shaped like x");
     assert_eq!((dw.rows(), dw.cols()), (w.rows(), w.cols()), "cross_entropy: dw is not shaped like w");
-    cpu::forward_backward(x, w, Tokens { targets, weights }, loss_scale, dx, dw)
+    let tokens = Tokens { targets, weights };
+    by_device!(
+        x,
+        cpu::forward_backward(x, w, tokens, loss_scale, dx, dw).into(),
+        cuda::forward_backward(x, w, tokens, loss_scale, dx, dw)
+    )
 }
 
 /// The loss alone, and on request what happened at each token.
@@ -97,7 +134,12 @@ pub fn evaluate(
     if let Some(correct) = &correct {
         len("correct", correct.len());
     }
-    cpu::evaluate(x, w, Tokens { targets, weights }, per_token, correct)
+    let tokens = Tokens { targets, weights };
+    by_device!(
+        x,
+        cpu::evaluate(x, w, tokens, per_token, correct),
+        cuda::evaluate(x, w, tokens, per_token, correct)
+    )
 }
 
 /// What is asked of each token.

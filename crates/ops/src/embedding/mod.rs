@@ -1,11 +1,14 @@
 //! Token embedding: one row of a table per token.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// `out[t] = table[ids[t]]`.
@@ -19,7 +22,7 @@ use keyfold_tensor::Tensor;
 /// When the shapes do not fit or an id is not in the table.
 pub fn forward(ids: &[u32], table: &Tensor, out: &mut Tensor) {
     check("embedding", ids, table, out);
-    cpu::forward(ids, table, out);
+    by_device!(out, cpu::forward(ids, table, out), cuda::forward(ids, table, out));
 }
 
 /// `d_table[ids[t]] += d_out[t]`, in the order of the tokens, so that the result is the same for any number of threads.
@@ -33,7 +36,7 @@ pub fn forward(ids: &[u32], table: &Tensor, out: &mut Tensor) {
 /// When the shapes do not fit or an id is not in the table.
 pub fn backward(ids: &[u32], d_out: &Tensor, d_table: &mut Tensor) {
     check("embedding::backward", ids, d_table, d_out);
-    cpu::backward(ids, d_out, d_table);
+    by_device!(d_out, cpu::backward(ids, d_out, d_table), cuda::backward(ids, d_out, d_table));
 }
 
 fn check(op: &str, ids: &[u32], table: &Tensor, out: &Tensor) {

@@ -4,11 +4,14 @@
 //! Letters: T tokens, M heads, N width of a head's own part, P width of the shared part (0 without rope).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// `out[t, h, :] = [nope[t, h, :] | k_pe[t, :]]`.
@@ -25,7 +28,11 @@ use keyfold_tensor::Tensor;
 /// When the shapes do not fit.
 pub fn forward(nope: &Tensor, stride: usize, k_pe: &Tensor, heads: usize, out: &mut Tensor) {
     check("mla_keys", nope, stride, k_pe, heads, out);
-    cpu::forward(nope, stride, k_pe, heads, out);
+    by_device!(
+        out,
+        cpu::forward(nope, stride, k_pe, heads, out),
+        cuda::forward(nope, stride, k_pe, heads, out)
+    );
 }
 
 /// Gradients of [`forward`]: that by `k_pe` is summed over the heads.
@@ -49,7 +56,11 @@ pub fn backward(
     accumulate: bool,
 ) {
     check("mla_keys::backward", d_nope, stride, d_pe, heads, d_out);
-    cpu::backward(d_out, heads, d_nope, stride, d_pe, accumulate);
+    by_device!(
+        d_out,
+        cpu::backward(d_out, heads, d_nope, stride, d_pe, accumulate),
+        cuda::backward(d_out, heads, d_nope, stride, d_pe, accumulate)
+    );
 }
 
 fn check(op: &str, nope: &Tensor, stride: usize, k_pe: &Tensor, heads: usize, out: &Tensor) {

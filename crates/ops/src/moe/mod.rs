@@ -4,11 +4,14 @@
 //! expert are gathered with [`crate::embedding::forward`].
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// How logits become scores.
@@ -70,7 +73,11 @@ pub fn route(
     if let Some(bias) = bias {
         assert_eq!((bias.rows(), bias.cols()), (1, logits.cols()), "moe::route: a bias per expert");
     }
-    cpu::route(router, logits, bias, chosen, weights);
+    by_device!(
+        logits,
+        cpu::route(router, logits, bias, chosen, weights),
+        cuda::route(router, logits, bias, chosen, weights)
+    );
 }
 
 /// `d_logits`, overwritten, from the gradient of the weights. The choice has no gradient.
@@ -89,7 +96,11 @@ pub fn route_backward(
 ) {
     check(router, logits, chosen, d_weights);
     assert_eq!((d_logits.rows(), d_logits.cols()), (logits.rows(), logits.cols()), "moe::route: d_logits");
-    cpu::route_backward(router, logits, chosen, d_weights, d_logits);
+    by_device!(
+        logits,
+        cpu::route_backward(router, logits, chosen, d_weights, d_logits),
+        cuda::route_backward(router, logits, chosen, d_weights, d_logits)
+    );
 }
 
 /// The tokens of one expert: row r of its input is token `tokens[r]`, whose choice number `slots[r]` it is.
@@ -121,7 +132,7 @@ pub fn assign(chosen: &[u32], top_k: usize, experts: usize) -> Vec<Assigned> {
 /// When the shapes do not fit.
 pub fn scatter(assigned: &Assigned, y: &Tensor, weights: &Tensor, out: &mut Tensor) {
     check_rows("moe::scatter", assigned, y, weights, out);
-    cpu::scatter(assigned, y, weights, out);
+    by_device!(y, cpu::scatter(assigned, y, weights, out), cuda::scatter(assigned, y, weights, out));
 }
 
 /// Gradients of [`scatter`]: `dy`, overwritten, and the entries of `d_weights` that the rows used, overwritten.
@@ -141,7 +152,11 @@ pub fn scatter_backward(
 ) {
     check_rows("moe::scatter_backward", assigned, y, weights, d_out);
     check_rows("moe::scatter_backward", assigned, dy, d_weights, d_out);
-    cpu::scatter_backward(assigned, y, weights, d_out, dy, d_weights);
+    by_device!(
+        y,
+        cpu::scatter_backward(assigned, y, weights, d_out, dy, d_weights),
+        cuda::scatter_backward(assigned, y, weights, d_out, dy, d_weights)
+    );
 }
 
 #[track_caller]

@@ -7,6 +7,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::cpu_only;
 use keyfold_tensor::Tensor;
 
 /// Steps of the Newton-Schulz iteration.
@@ -52,6 +53,6 @@ pub fn step(param: &mut Tensor, grad: &Tensor, m: &mut Tensor, hyper: &Hyper) {
     );
     assert_eq!((m.rows(), m.cols()), (grad.rows(), grad.cols()), "muon: m is not shaped like grad");
     if !grad.is_empty() {
-        cpu::step(param, grad, m, hyper);
+        cpu_only!(param, "the optimizer Muon", cpu::step(param, grad, m, hyper));
     }
 }

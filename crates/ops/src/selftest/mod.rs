@@ -4,7 +4,11 @@
 //! odd and on typical sizes, on views with gaps, with NaN in all memory that nothing was written to. The host's paths are
 //! the ones that the tests hold to double precision.
 
+mod attention;
 mod dense;
+mod heads;
+mod loss;
+mod rows;
 mod twin;
 
 pub use twin::{Check, Failure};
@@ -16,7 +20,22 @@ use twin::Twins;
 type Suite = (&'static str, fn(&mut Twins));
 
 /// All suites.
-const SUITES: &[Suite] = &[("add", dense::add), ("cast", dense::cast), ("linear", dense::linear)];
+const SUITES: &[Suite] = &[
+    ("add", dense::add),
+    ("cast", dense::cast),
+    ("linear", dense::linear),
+    ("rms_norm", rows::rms_norm),
+    ("glu", rows::glu),
+    ("rope", rows::rope),
+    ("embedding", rows::embedding),
+    ("cross_entropy", loss::cross_entropy),
+    ("adamw", loss::adamw),
+    ("tpa", heads::tpa),
+    ("mla_keys", heads::mla_keys),
+    ("value_map", heads::value_map),
+    ("moe", heads::moe),
+    ("attention", attention::attention),
+];
 
 /// Names of what can be checked.
 pub fn names() -> Vec<&'static str> {

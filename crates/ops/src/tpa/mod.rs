@@ -3,11 +3,14 @@
 //! Letters: T tokens, R rank, M heads, D width of a head. The factor `a` holds R rows of M per token, `b` R rows of D.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// `out[t, h, :] = (1 / R) * sum_r a[t, r, h] * b[t, r, :]`.
@@ -21,7 +24,7 @@ use keyfold_tensor::Tensor;
 /// When the shapes do not fit.
 pub fn combine(a: &Tensor, b: &Tensor, heads: usize, out: &mut Tensor) {
     check("tpa", a, b, heads, out);
-    cpu::combine(a, b, heads, out);
+    by_device!(out, cpu::combine(a, b, heads, out), cuda::combine(a, b, heads, out));
 }
 
 /// Gradients of [`combine`] by both factors, overwritten, or added to when `accumulate` is set.
@@ -45,7 +48,11 @@ pub fn backward(
     check("tpa::backward", a, b, heads, d_out);
     assert_eq!((d_a.rows(), d_a.cols()), (a.rows(), a.cols()), "tpa::backward: d_a is not shaped like a");
     assert_eq!((d_b.rows(), d_b.cols()), (b.rows(), b.cols()), "tpa::backward: d_b is not shaped like b");
-    cpu::backward(d_out, a, b, heads, d_a, d_b, accumulate);
+    by_device!(
+        d_out,
+        cpu::backward(d_out, a, b, heads, d_a, d_b, accumulate),
+        cuda::backward(d_out, a, b, heads, d_a, d_b, accumulate)
+    );
 }
 
 fn check(op: &str, a: &Tensor, b: &Tensor, heads: usize, out: &Tensor) {

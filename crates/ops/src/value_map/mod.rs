@@ -4,11 +4,14 @@
 //! channel, zero at the start of training. Residual: `v = k + n`, that is, without an `alpha`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// `out = k + alpha * n`, or `out = k + n` without `alpha`. `out` may be `k` or `n`.
@@ -25,7 +28,7 @@ pub fn forward(k: &Tensor, n: &Tensor, alpha: Option<&Tensor>, out: &mut Tensor)
     if let Some(alpha) = alpha {
         check_alpha("value_map: alpha", alpha, k);
     }
-    cpu::forward(k, n, alpha, out);
+    by_device!(out, cpu::forward(k, n, alpha, out), cuda::forward(k, n, alpha, out));
 }
 
 /// What the backward needs of a gate.
@@ -63,7 +66,11 @@ pub fn backward(
         check_alpha("value_map::backward: alpha", gate.alpha, d_out);
         check_alpha("value_map::backward: d_alpha", gate.d_alpha, d_out);
     }
-    cpu::backward(d_out, gate, d_k, accumulate, d_n);
+    by_device!(
+        d_out,
+        cpu::backward(d_out, gate, d_k, accumulate, d_n),
+        cuda::backward(d_out, gate, d_k, accumulate, d_n)
+    );
 }
 
 fn check_like(name: &str, tensor: &Tensor, k: &Tensor) {

@@ -1,10 +1,13 @@
 //! How long the variants of a comparison train: all for the same number of updates.
 
 use super::CompareError;
-use crate::{config::RunConfig, trainer::Trainer};
+use crate::{
+    config::RunConfig,
+    trainer::{TrainError, Trainer},
+};
 use keyfold_data::Dataset;
 use keyfold_model::ModelConfig;
-use keyfold_tensor::Arena;
+use keyfold_tensor::{Arena, Device};
 use std::time::Instant;
 
 /// How long to train.
@@ -29,6 +32,7 @@ impl Budget {
         base: &RunConfig,
         models: &[ModelConfig],
         mut data: Dataset,
+        device: Device,
     ) -> Result<(u64, Dataset), CompareError> {
         let minutes = match self {
             Self::Steps(steps) => return Ok((steps.max(1), data)),
@@ -39,7 +43,7 @@ impl Budget {
         let mut seconds = 0.0;
         for model in models {
             let config = RunConfig { model: model.clone(), ..base.clone() };
-            let mut trainer = Trainer::new(config, data, &Arena::new())?;
+            let mut trainer = Trainer::new(config, data, &Arena::on(device).map_err(TrainError::from)?)?;
             trainer.step()?;
             let timed = Instant::now();
             for _ in 0..TIMED {

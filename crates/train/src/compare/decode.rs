@@ -5,6 +5,7 @@ use keyfold_core::DType;
 use keyfold_data::Tokenizer;
 use keyfold_model::{Decoder, LanguageModel, Request, generate};
 use keyfold_ops::sample::{Rng, Sampler};
+use keyfold_tensor::{Arena, Device};
 
 /// What decoding gave.
 #[derive(Clone, Debug)]
@@ -33,7 +34,12 @@ pub fn bench_decode(
     tokenizer: &Tokenizer,
     dtype: DType,
 ) -> Result<DecodeBench, RunError> {
-    let decoder = Decoder::new(model.config(), model.weights()).map_err(TrainError::from)?;
+    // Decoding is measured on the host, wherever the model was trained.
+    let weights = match model.arena().device() {
+        Device::Cpu => model.weights().clone(),
+        Device::Cuda(_) => model.weights().copied_to(&Arena::new()),
+    };
+    let decoder = Decoder::new(model.config(), &weights).map_err(TrainError::from)?;
     let longest = model.config().max_position_embeddings;
     let new = DecodeBench::NEW.min(longest.saturating_sub(1)).max(1);
     let sampler = Sampler { temperature: 0.8, top_p: 0.95, ..Sampler::default() };

@@ -18,7 +18,7 @@ use crate::{
     run::{RunError, prepare},
     run_dir::{RunDir, RunDirError},
     schedule::Schedule,
-    trainer::{Evaluation, StepReport, Trainer},
+    trainer::{Evaluation, StepReport, TrainError, Trainer},
 };
 use keyfold_core::DType;
 use keyfold_data::Dataset;
@@ -27,7 +27,7 @@ use keyfold_model::{
     attention::{AttentionConfig, DESIGNS, Scale},
     match_params,
 };
-use keyfold_tensor::Arena;
+use keyfold_tensor::{Arena, Device};
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -44,6 +44,8 @@ pub struct CompareOptions {
     pub kinds: Vec<String>,
     /// How long to train.
     pub budget: Budget,
+    /// Where to train.
+    pub device: Device,
     /// Folder of the results.
     pub out: PathBuf,
     /// The command line, for the report.
@@ -148,7 +150,7 @@ pub fn compare(
     let mut base = options.base.clone();
     let data = prepare(&mut base, &dir.data())?;
     let models = variants(&base.model, &options.kinds)?;
-    let (steps, mut data) = options.budget.steps(&base, &models, data)?;
+    let (steps, mut data) = options.budget.steps(&base, &models, data, options.device)?;
     base.train.steps = steps;
     base.train.schedule = fitted(base.train.schedule, steps);
     write_config(&dir, &base)?;
@@ -168,7 +170,7 @@ pub fn compare(
         on(CompareEvent::Variant(model.attention.kind()));
         data.restore(&start)?;
         let config = RunConfig { model: model.clone(), ..base.clone() };
-        let (run, returned) = train_variant(config, data, &options.out, mha, stop, on)?;
+        let (run, returned) = train_variant(config, data, options, mha, stop, on)?;
         data = returned;
         let Some(run) = run else {
             let (done, all) = (report.runs.len(), models.len());
@@ -265,7 +267,12 @@ fn setup(options: &CompareOptions, base: &RunConfig) -> Setup {
     Setup {
         command: options.command.clone(),
         version: format!("keyfold {}", env!("CARGO_PKG_VERSION")),
-        machine: format!("{} threads, {}", rayon::current_num_threads(), keyfold_ops::gemm::describe()),
+        machine: match options.device {
+            Device::Cpu => {
+                format!("{} threads, {}", rayon::current_num_threads(), keyfold_ops::gemm::describe())
+            }
+            device => device.describe(),
+        },
         sequence_tokens: base.data.seq_len as u64,
         batch_sequences: (base.train.batch_size * base.train.accumulate) as u64,
         val_tokens: base.train.eval_tokens,
@@ -284,15 +291,15 @@ fn mha_bytes(reference: &ModelConfig) -> Result<usize, ConfigError> {
 fn train_variant(
     config: RunConfig,
     data: Dataset,
-    out: &Path,
+    options: &CompareOptions,
     mha_bytes: usize,
     stop: &AtomicBool,
     on: &mut dyn FnMut(CompareEvent<'_>),
 ) -> Result<(Option<RunReport>, Dataset), CompareError> {
     let memory = PeakScope::start();
-    let arena = Arena::new();
+    let arena = Arena::on(options.device).map_err(TrainError::from)?;
     let kind = config.model.attention.kind();
-    let folder = out.join(kind);
+    let folder = options.out.join(kind);
     std::fs::create_dir_all(&folder).map_err(|source| AtomicError {
         action: "create",
         path: folder.clone(),

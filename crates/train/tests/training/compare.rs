@@ -1,6 +1,7 @@
 //! Comparisons: equal sizes, equal data, the report's form, and what is refused.
 
 use crate::support::{config, write_text};
+use keyfold_tensor::Device;
 use keyfold_train::{
     compare::{Budget, CompareError, CompareEvent, CompareOptions, PARAMETER_TOLERANCE, compare},
     config::RunConfig,
@@ -24,6 +25,7 @@ fn options(overrides: &[&str], kinds: &[&str], out: &Path) -> CompareOptions {
         "train.steps=99",
     ];
     CompareOptions {
+        device: Device::Cpu,
         base: config(&[&reference, overrides].concat()),
         kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
         budget: Budget::Steps(3),

@@ -1,6 +1,7 @@
 //! A run that was stopped and goes on is, bit for bit, the run that never stopped.
 
 use crate::support::{assert_same, config, newest, remains, train, train_until, write_text};
+use keyfold_tensor::Device;
 use keyfold_train::{
     atomic::Versions,
     config::RunConfig,
@@ -78,7 +79,7 @@ fn only_as_many_checkpoints_are_kept_as_wanted() {
     let out = folder.path().join("run");
     let config = config(&["train.save_every=1", "train.keep_checkpoints=2"]);
     let mut saved = Vec::new();
-    run(config, &out, false, &AtomicBool::new(false), |event| {
+    run(config, &out, false, Device::Cpu, &AtomicBool::new(false), |event| {
         if let Event::Saved(path) = event {
             saved.push(path.file_name().unwrap().to_string_lossy().into_owned());
         }

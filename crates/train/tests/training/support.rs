@@ -1,5 +1,6 @@
 //! Tiny runs, and what they leave behind.
 
+use keyfold_tensor::Device;
 use keyfold_train::{
     atomic::Versions,
     checksums::CHECKSUMS_FILE,
@@ -63,13 +64,13 @@ pub(crate) fn write_text(path: &Path, seed: usize) {
 }
 
 pub(crate) fn train(config: &RunConfig, out: &Path, resume: bool) -> Result<Summary, RunError> {
-    run(config.clone(), out, resume, &AtomicBool::new(false), |_| {})
+    run(config.clone(), out, resume, Device::Cpu, &AtomicBool::new(false), |_| {})
 }
 
 /// Asks the run to stop during update `step`, as Ctrl-C does.
 pub(crate) fn train_until(config: &RunConfig, out: &Path, resume: bool, step: u64) -> Summary {
     let stop = AtomicBool::new(step == 0);
-    run(config.clone(), out, resume, &stop, |event| {
+    run(config.clone(), out, resume, Device::Cpu, &stop, |event| {
         if matches!(event, Event::Step(report) if report.step == step) {
             stop.store(true, Ordering::Relaxed);
         }
@@ -81,7 +82,7 @@ pub(crate) fn train_until(config: &RunConfig, out: &Path, resume: bool, step: u6
 pub(crate) fn losses(config: &RunConfig) -> Vec<f64> {
     let folder = tempfile::tempdir().unwrap();
     let mut losses = Vec::new();
-    run(config.clone(), &folder.path().join("run"), false, &AtomicBool::new(false), |event| {
+    run(config.clone(), &folder.path().join("run"), false, Device::Cpu, &AtomicBool::new(false), |event| {
         if let Event::Step(report) = event {
             losses.push(report.loss);
         }

@@ -8,6 +8,7 @@ mod traffic;
 mod train;
 
 use super::print_line;
+use keyfold_tensor::Device;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -22,15 +23,20 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether `--device` may name another than the CPU.
+    pub(crate) fn runs_on_devices(&self) -> bool {
+        matches!(self, Self::Train(_))
+    }
+
     /// Whether this measures what training does.
     pub(crate) fn trains(&self) -> bool {
         matches!(self, Self::Train(_) | Self::Ops(_))
     }
 }
 
-pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
+pub(crate) fn run(command: &Command, device: Device) -> anyhow::Result<()> {
     match command {
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train::run(args, device),
         Command::Decode(args) => decode::run(args),
         Command::Prefill(args) => prefill::run(args),
         Command::Ops(args) => ops::run(args),

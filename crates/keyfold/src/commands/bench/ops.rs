@@ -187,7 +187,9 @@ impl Bench<'_> {
             step: 1,
             grad_scale: 1.0,
         };
-        self.time("adamw", format!("{count}"), None, || adamw::step(&mut w, &g, &mut m, &mut v, &hyper));
+        self.time("adamw", format!("{count}"), None, || {
+            adamw::step(&mut w, &g, &mut m, &mut v, None, &hyper, None)
+        });
         self.time("gradient norm", format!("{count}"), None, || {
             std::hint::black_box(adamw::sum_of_squares(&g));
         });

@@ -29,6 +29,9 @@ pub(super) struct ShapeArgs {
     /// Head width [default: by kind].
     #[arg(long)]
     head_dim: Option<usize>,
+    /// Width of the MLP [default: 8/3 of --width, in steps of 64].
+    #[arg(long)]
+    mlp_width: Option<usize>,
     /// Rank of factorised queries [default: 128].
     #[arg(long)]
     query_rank: Option<usize>,
@@ -65,7 +68,7 @@ impl ShapeArgs {
             "hidden_size": self.width,
             "num_hidden_layers": self.layers,
             // The peers' width: 8/3 of the residual stream, in steps of 64.
-            "intermediate_size": self.width * 8 / 3 / 64 * 64,
+            "intermediate_size": self.mlp_width.unwrap_or(self.width * 8 / 3 / 64 * 64),
             "max_position_embeddings": positions,
             "attention": attention,
         }))?;

@@ -2,6 +2,7 @@
 
 use super::{print, shape::ShapeArgs};
 use keyfold_core::units;
+use keyfold_tensor::Device;
 use keyfold_train::bench::{TrainBench, bench_train};
 
 /// Most tokens of a step.
@@ -25,7 +26,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     anyhow::ensure!(args.steps > 0, "--steps is 0: expected at least 1");
     anyhow::ensure!(args.batch > 0 && args.seq > 0, "--batch and --seq: expected at least 1");
     let tokens = args.batch.checked_mul(args.seq).filter(|tokens| *tokens <= MAX_TOKENS);
@@ -37,19 +38,29 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     );
     let mut rows = Vec::new();
     for model in args.shape.models(args.seq)? {
-        rows.push(bench_train(&TrainBench { model, batch: args.batch, seq: args.seq, steps: args.steps })?);
+        rows.push(bench_train(&TrainBench {
+            model,
+            batch: args.batch,
+            seq: args.seq,
+            steps: args.steps,
+            device,
+        })?);
     }
     print(&rows, args.json, |row| {
         let memory = row.peak_rss_mib.map_or_else(|| "unknown".to_owned(), |mib| format!("{mib:.0} MiB"));
+        let place = match row.device_mib {
+            None => format!("{} threads", row.threads),
+            Some(mib) => format!("{} with {mib:.0} MiB taken", row.device),
+        };
         format!(
-            "{:7} {:>6} parameters, {} x {} tokens: {:.0} tok/s, {:.1} ms a step, peak {memory}, {} threads",
+            "{:7} {:>6} parameters, {} x {} tokens: {:.0} tok/s, {:.1} ms a step, {:.1} TFLOP/s, peak {memory}, {place}",
             row.attention,
             units::count(row.params as u64),
             row.batch,
             row.seq,
             row.tokens_per_s,
             row.step_ms,
-            row.threads
+            row.model_tflops
         )
     })
 }
