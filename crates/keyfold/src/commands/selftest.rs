@@ -1,8 +1,17 @@
 //! `keyfold selftest`: a device's kernels against the host's.
 
 use super::print_line;
-use keyfold_ops::selftest;
-use keyfold_tensor::Device;
+use keyfold_model::{
+    LanguageModel, ModelConfig, Sequences,
+    attention::{AttentionConfig, DESIGNS, Scale},
+};
+use keyfold_ops::{adamw::Clip, sample::Rng, selftest};
+use keyfold_tensor::{Arena, Device};
+use keyfold_train::{config::OptimizerConfig, optimizer::Optimizer};
+use serde_json::json;
+
+/// Largest relative deviation of losses, and of gradients: activations are bf16 on a GPU.
+const LIMITS: [f64; 2] = [3e-3, 5e-2];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -44,6 +53,9 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         }
     })?;
     wrong?;
+    if args.op.is_empty() {
+        failed += designs(device)?;
+    }
     for (op, all, bad, worst) in &ops {
         print_line(format_args!(
             "{op:16} {all:5} checks, {bad} failed, largest error {worst:.2} of its limit"
@@ -51,4 +63,63 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     }
     anyhow::ensure!(failed == 0, "{failed} checks failed on {device}");
     print_line("all checks passed")
+}
+
+/// Two updates of a small model of every design, on the host and on `device`; the number of designs that differ too much.
+fn designs(device: Device) -> anyhow::Result<usize> {
+    let mut failed = 0;
+    for (kind, _) in DESIGNS {
+        let Some(attention) = AttentionConfig::preset(kind, &Scale::new(128, 64)) else {
+            anyhow::bail!("{kind}: no preset");
+        };
+        let config: ModelConfig = serde_json::from_value(json!({
+            "vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 200,
+            "max_position_embeddings": 65, "attention": attention,
+        }))?;
+        let [host, other] = [steps(&config, &Arena::new())?, steps(&config, &Arena::on(device)?)?];
+        let loss = host.0.iter().zip(&other.0).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+        let square = |x: f64| x * x;
+        let difference: f64 = host.1.iter().zip(&other.1).map(|(a, b)| square(f64::from(a - b))).sum();
+        let norm: f64 = host.1.iter().map(|a| square(f64::from(*a))).sum();
+        let errors = [loss, (difference / norm).sqrt()];
+        let good = errors.iter().zip(LIMITS).all(|(error, limit)| *error <= limit);
+        failed += usize::from(!good);
+        let verdict = if good { "" } else { ": too far apart" };
+        print_line(format_args!(
+            "{kind:16} two updates: losses within {:.1e}, gradients within {:.1e}{verdict}",
+            errors[0], errors[1]
+        ))?;
+    }
+    Ok(failed)
+}
+
+/// The losses before two updates and after them, and all gradients of the first.
+fn steps(config: &ModelConfig, arena: &Arena) -> anyhow::Result<(Vec<f64>, Vec<f32>)> {
+    const ROWS: usize = 3;
+    let mut model = LanguageModel::new(config, 1, arena)?;
+    let mut optimizer = Optimizer::new(OptimizerConfig::default(), model.weights(), arena);
+    let tokens = ROWS * config.max_position_embeddings;
+    let mut rng = Rng::new(7);
+    let ids: Vec<u32> = (0..=tokens).map(|_| (rng.uniform() * config.vocab_size as f64) as u32).collect();
+    // Documents of 20 tokens.
+    let starts = (0..tokens).map(|token| (token % config.max_position_embeddings / 20 * 20) as u32);
+    let sequences = Sequences {
+        doc_starts: Some(starts.collect()),
+        ..Sequences::new(ROWS, config.max_position_embeddings)
+    };
+    let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+    for step in 1..=3 {
+        model.weights_mut().zero_grad();
+        let scale = 1.0 / tokens as f32;
+        let loss = model.forward_backward(&ids[..tokens], &ids[1..], &sequences, scale);
+        let norm = Optimizer::grad_norm(model.weights());
+        optimizer.update(model.weights_mut(), step, 1e-3, Some(Clip { norm: &norm, max: 1.0 }));
+        losses.push(loss.read().mean());
+        if step == 1 {
+            let weights = model.weights();
+            let grads = [&weights.matrices, &weights.vectors].map(|flat| flat.grad.as_ref());
+            gradients = grads.into_iter().flatten().flat_map(|grad| grad.to_vec()).collect();
+        }
+    }
+    Ok((losses, gradients))
 }

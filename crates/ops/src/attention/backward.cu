@@ -12,22 +12,9 @@
 //
 // dQ is summed up over key blocks in f32 with atomic adds, each lane's four accumulators adjacent: the order of these
 // sums, and so the last bits, may differ between runs. `finish` gives the sums their places and type.
-#include "shape.cuh"
+#include "backward.cuh"
 
-constexpr int BM = 64, WARPS = 8, THREADS = WARPS * 32;
-
-// Sums in the order of accumulators: [head, rows / 16, columns / 8, lane, 4].
-__device__ __forceinline__ float* tile_of(float* sums, int64_t head, int64_t row_tiles, int row_tile, int columns, int n) {
-    return sums + ((head * row_tiles + row_tile) * (columns / 8) + n) * 128 + threadIdx.x % 32 * 4;
-}
-
-struct Inputs {
-    Heads q, k, v, d_out, dk, dv;
-    const float *lse, *delta;   // [B * M, S]
-    float *dq_sums, *dk_sums, *dv_sums;   // those of dk and dv only with several parts
-    int dk_adds, dv_adds;
-    int parts;                  // that the query heads of a kv head are divided into
-};
+constexpr int WARPS = 8, THREADS = WARPS * 32;
 
 template <int D, int E, int BN>
 __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
@@ -42,56 +29,38 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
 
     const int units = shape.kv_heads * in.parts;
     const int part = blockIdx.x % in.parts, kv_head = blockIdx.x / in.parts % shape.kv_heads, batch = blockIdx.x / units;
-    const int group = shape.heads / shape.kv_heads;
-    const int head0 = kv_head * group + group * part / in.parts, head1 = kv_head * group + group * (part + 1) / in.parts;
     const int first_key = blockIdx.y * BN;
     const int64_t token = int64_t(batch) * shape.seq;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int wk = warp % 4, w2 = warp / 4;            // along the keys; along the queries, then the channels
-    const int qblocks = (shape.seq + BM - 1) / BM, first_block = first_key / BM;
-    const uint32_t* least = shape.starts ? shape.least + int64_t(batch) * qblocks : nullptr;
 
-    // The next block of queries that sees these keys.
-    auto next = [&](int& head, int& block) {
-        do {
-            if (++block == qblocks) {
-                block = first_block;
-                head++;
-            }
-        } while (head < head1 && least && least[block] >= uint32_t(first_key + BN));
-    };
-    auto load = [&](int stage, int head, int block) {
-        load_tile<BM, D, THREADS>(sq + stage * BM * D * 2, in.q, token, head, block * BM, shape.seq);
-        load_tile<BM, E, THREADS>(sdo + stage * BM * E * 2, in.d_out, token, head, block * BM, shape.seq);
-        if (threadIdx.x < 2 * BM) {
-            const int which = threadIdx.x / BM, query = block * BM + threadIdx.x % BM;
-            const float* from = (which ? in.delta : in.lse) + int64_t(batch * shape.heads + head) * shape.seq;
-            // A query beyond the end has no probability anywhere.
-            const float value = query < shape.seq ? from[query] * (which ? 1.f : LOG2E) : which ? 0.f : INFINITY;
-            rows[stage * 2 * BM + threadIdx.x] = value;
-        }
+    auto load = [&](int stage, const Walk& walk) {
+        const int first = walk.block * BM;
+        load_tile<BM, D, THREADS>(sq + stage * BM * D * 2, in.q, token, walk.head, first, shape.seq);
+        load_tile<BM, E, THREADS>(sdo + stage * BM * E * 2, in.d_out, token, walk.head, first, shape.seq);
+        load_rows(rows + stage * 2 * BM, in, shape, batch, walk);
     };
 
     load_tile<BN, D, THREADS>(sk, in.k, token, kv_head, first_key, shape.seq);
     load_tile<BN, E, THREADS>(sv, in.v, token, kv_head, first_key, shape.seq);
     float dk[KT][DT][4] = {}, dv[KT][ET][4] = {};
-    int head = head0, block = first_block - 1, stage = 0;
-    next(head, block);
-    if (head < head1) load(0, head, block);
+    Walk walk(shape, in.parts, batch, kv_head, part, first_key, BN);
+    int stage = 0;
+    if (!walk.done()) load(0, walk);
     commit_copies();
 
-    while (head < head1) {
-        int next_head = head, next_block = block;
-        next(next_head, next_block);
+    while (!walk.done()) {
+        Walk after = walk;
+        after.next();
         wait_copies<0>();
         __syncthreads();
-        if (next_head < head1) load(stage ^ 1, next_head, next_block);
+        if (!after.done()) load(stage ^ 1, after);
         commit_copies();
 
         const uint32_t q = sq + stage * BM * D * 2, d_o = sdo + stage * BM * E * 2;
         const float* lse = rows + stage * 2 * BM;
-        const Score score(shape, head);
-        const int first_query = block * BM;
+        const Score score(shape, walk.head);
+        const int first_query = walk.block * BM;
         {
             float s[KT][4][4] = {}, dp[KT][4][4] = {};
 #pragma unroll
@@ -135,15 +104,11 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
                         const int row = wk * KR + t * 16 + half * 8 + lane / 4, key = first_key + row;
-                        float p0 = power2(score.of(s[t][n][2 * half], query, key) - sums.x);
-                        float p1 = power2(score.of(s[t][n][2 * half + 1], query + 1, key) - sums.y);
-                        if (masked) {
-                            if (key > query || key < start0) p0 = 0.f;
-                            if (key > query + 1 || key < start1) p1 = 0.f;
-                        }
-                        const float ds0 = p0 * (dp[t][n][2 * half] - delta.x), ds1 = p1 * (dp[t][n][2 * half + 1] - delta.y);
+                        const float2 p = probabilities(score, s[t][n][2 * half], s[t][n][2 * half + 1], sums, query, key,
+                                                       masked, start0, start1);
+                        const float ds0 = p.x * (dp[t][n][2 * half] - delta.x), ds1 = p.y * (dp[t][n][2 * half + 1] - delta.y);
                         const uint32_t place = at<BM>(row, w2 * 4 + n) + lane % 4 * 4;
-                        *reinterpret_cast<uint32_t*>(p_tile + place) = pack(p0, p1);
+                        *reinterpret_cast<uint32_t*>(p_tile + place) = pack(p.x, p.y);
                         *reinterpret_cast<uint32_t*>(p_tile + BN * BM * 2 + place) = pack(ds0, ds1);
                     }
             }
@@ -205,13 +170,12 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
             for (int t = 0; t < 2; t++)
 #pragma unroll
                 for (int n = 0; n < QT; n++)
-                    add_atomically(tile_of(in.dq_sums, batch * shape.heads + head, 4 * qblocks, block * 4 + wm * 2 + t, D,
-                                           wn * QT + n),
+                    add_atomically(tile_of(in.dq_sums, batch * shape.heads + walk.head, 4 * walk.blocks,
+                                           walk.block * 4 + wm * 2 + t, D, wn * QT + n),
                                    dq[t][n]);
         }
         stage ^= 1;
-        head = next_head;
-        block = next_block;
+        walk = after;
     }
     wait_copies<0>();
 
@@ -230,51 +194,40 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
         }
         return;
     }
-    auto put = [&](const Heads& heads, bool adds, float factor, int t, int column, const float (&c)[4]) {
-        if (column >= heads.width) return;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int key = first_key + wk * KR + t * 16 + half * 8 + lane / 4;
-            if (key >= shape.seq) continue;
-            __nv_bfloat162* to = reinterpret_cast<__nv_bfloat162*>(heads.at(token + key, kv_head) + column);
-            float2 value = make_float2(factor * c[2 * half], factor * c[2 * half + 1]);
-            if (adds) {
-                const float2 before = __bfloat1622float2(*to);
-                value.x += before.x;
-                value.y += before.y;
-            }
-            *to = __floats2bfloat162_rn(value.x, value.y);
-        }
-    };
 #pragma unroll
     for (int t = 0; t < KT; t++)
 #pragma unroll
-        for (int n = 0; n < DT; n++) put(in.dk, in.dk_adds, shape.scale, t, w2 * (D / 2) + n * 8 + lane % 4 * 2, dk[t][n]);
+        for (int n = 0; n < DT; n++) 
+            put(in.dk, in.dk_adds, shape.scale, token, shape.seq, kv_head, first_key + wk * KR + t * 16 + lane / 4,
+                w2 * (D / 2) + n * 8 + lane % 4 * 2, dk[t][n]);
     // Where value and key are one, so are their gradients, and this adds to what was just written.
     __syncthreads();
 #pragma unroll
     for (int t = 0; t < KT; t++)
 #pragma unroll
-        for (int n = 0; n < ET; n++) put(in.dv, in.dv_adds, 1.f, t, w2 * (E / 2) + n * 8 + lane % 4 * 2, dv[t][n]);
+        for (int n = 0; n < ET; n++) 
+            put(in.dv, in.dv_adds, 1.f, token, shape.seq, kv_head, first_key + wk * KR + t * 16 + lane / 4,
+                w2 * (E / 2) + n * 8 + lane % 4 * 2, dv[t][n]);
 }
 
-// delta [B * M, S]: a warp takes a token's head.
+// delta [B * M, S]: half a warp takes a token's head, 128 channels at a time.
 extern "C" __global__ void __launch_bounds__(256)
     delta(const __grid_constant__ Heads out, const __grid_constant__ Heads d_out, float* delta, int batch, int seq, int heads) {
-    const int64_t unit = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-    if (unit >= int64_t(batch) * seq * heads) return;
+    const int64_t unit = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 16;
+    const bool real = unit < int64_t(batch) * seq * heads;
     const int64_t token = unit / heads;
-    const int head = unit % heads, lane = threadIdx.x % 32;
+    const int head = unit % heads, lane = threadIdx.x % 16;
     float sum = 0.f;
-    for (int c = lane * 8; c < out.width; c += 256) {
+    for (int c = lane * 8; real && c < out.width; c += 128) {
         float a[8], b[8];
         load(out.at(token, head) + c, a);
         load(d_out.at(token, head) + c, b);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum = fmaf(a[i], b[i], sum);
     }
-    sum = warp_sum(sum);
-    if (lane == 0) delta[(token / seq * heads + head) * seq + token % seq] = sum;
+#pragma unroll
+    for (int other = 8; other > 0; other >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+    if (real && lane == 0) delta[(token / seq * heads + head) * seq + token % seq] = sum;
 }
 
 // to (+)= factor * sums: [B * heads, row tiles, columns / 8, lane, 4] as rows of bf16. A thread takes 8 columns of a row.

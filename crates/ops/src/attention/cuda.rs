@@ -16,6 +16,8 @@ use keyfold_tensor::{Tensor, cuda::Gpu};
 
 static FORWARD_KERNELS: Module = module!("attention_forward");
 static BACKWARD_KERNELS: Module = module!("attention_backward");
+static FORWARD_HOPPER_KERNELS: Module = module!("attention_forward_hopper");
+static BACKWARD_HOPPER_KERNELS: Module = module!("attention_backward_hopper");
 
 /// A forward kernel: widths of keys and values it is made for, its name, queries and threads of a block.
 const FORWARD: [(usize, usize, &str, usize, u32); 6] = [
@@ -28,6 +30,18 @@ const FORWARD: [(usize, usize, &str, usize, u32); 6] = [
 ];
 /// Keys of a block of the forward kernels.
 const FORWARD_KEYS: usize = 64;
+/// As [`FORWARD`], with the keys of a block, for Hopper's own matrix unit.
+const FORWARD_HOPPER: [(usize, usize, &str, usize); 6] = [
+    (64, 64, "forward_64_64", 128),
+    (128, 64, "forward_128_64", 128),
+    (128, 128, "forward_128_128", 128),
+    (192, 128, "forward_192_128", 64),
+    (192, 192, "forward_192_192", 64),
+    (256, 256, "forward_256_256", 64),
+];
+/// As [`BACKWARD`].
+const BACKWARD_HOPPER: [(usize, usize, &str, usize); 3] =
+    [(64, 64, "backward_64_64", 128), (128, 64, "backward_128_64", 128), (128, 128, "backward_128_128", 128)];
 
 /// A backward kernel: widths of keys and values, its name, keys of a block.
 const BACKWARD: [(usize, usize, &str, usize); 6] = [
@@ -178,6 +192,11 @@ impl Ready {
     }
 }
 
+/// Whether the GPU has the instructions of `sm_90a`, which those after it lack.
+fn is_hopper(gpu: &Gpu) -> bool {
+    gpu.capability() == (9, 0)
+}
+
 fn none_so_wide(gpu: &Gpu, d: usize, e: usize) -> ! {
     unsupported(gpu, format!("attention with heads of {d} and values of {e} channels: 256 is the limit"))
 }
@@ -204,18 +223,28 @@ pub(super) fn forward(
 ) {
     let gpu = gpu_of(q.tensor);
     check("attention", gpu, DType::F32, &[("lse", lse)]);
-    let fits = FORWARD.iter().find(|(d, e, ..)| *d >= q.width && *e >= v.width);
-    let Some(&(d, e, name, queries, threads)) = fits else { none_so_wide(gpu, q.width, v.width) };
+    let hopper = FORWARD_HOPPER.iter().find(|(d, e, ..)| is_hopper(gpu) && *d >= q.width && *e >= v.width);
+    let plain = FORWARD.iter().find(|(d, e, ..)| *d >= q.width && *e >= v.width);
+    // Shared memory: queries, and one stage of keys and values, or two.
+    let (kernels, name, queries, threads, shared) = match (hopper, plain) {
+        (Some(&(d, e, name, keys)), _) => {
+            (&FORWARD_HOPPER_KERNELS, name, 128, 256, 2 * (128 * d + 2 * keys * (d + e)))
+        }
+        (None, Some(&(d, e, name, queries, threads))) => {
+            let shared = 2 * (queries * d.max(e) + FORWARD_KEYS * (d + e));
+            (&FORWARD_KERNELS, name, queries, threads, shared)
+        }
+        (None, None) => none_so_wide(gpu, q.width, v.width),
+    };
     let [q_at, k_at, v_at] = [q, k, v].map(|heads| Ready::of(gpu, heads, true));
     let out_at = Ready::of(gpu, out, false);
     let uploaded = Uploaded::of(gpu, shape, q.count, k.count);
-    let shared = 2 * (queries * d.max(e) + FORWARD_KEYS * (d + e));
     let grid = Launch {
         grid: [(shape.batch * q.count) as u32, shape.seq.div_ceil(queries) as u32, 1],
         block: [threads, 1, 1],
         shared: check_shared(gpu, shared, q.width),
     };
-    launch!(gpu, FORWARD_KERNELS, name, grid;
+    launch!(gpu, kernels, name, grid;
         q_at.heads, k_at.heads, v_at.heads, out_at.heads, lse.address(), uploaded.shape);
     out_at.finish(gpu, out, false);
 }
@@ -235,8 +264,11 @@ pub(super) fn backward(
 ) {
     let gpu = gpu_of(q.tensor);
     check("attention::backward", gpu, DType::F32, &[("lse", lse)]);
-    let fits = BACKWARD.iter().find(|(d, e, ..)| *d >= q.width && *e >= v.width);
-    let Some(&(d, e, name, keys)) = fits else { none_so_wide(gpu, q.width, v.width) };
+    let fits = |(d, e, ..): &&(usize, usize, &str, usize)| *d >= q.width && *e >= v.width;
+    let hopper = BACKWARD_HOPPER.iter().find(|kernel| is_hopper(gpu) && fits(kernel));
+    let Some(&(d, e, name, keys)) = hopper.or(BACKWARD.iter().find(fits)) else {
+        none_so_wide(gpu, q.width, v.width)
+    };
     let [q_at, k_at, v_at, out_at, d_out_at] = [q, k, v, out, d_out].map(|heads| Ready::of(gpu, heads, true));
     let [dq_at, dk_at, dv_at] = [dq, dk, dv].map(|gradient| Ready::of(gpu, gradient.heads, false));
     let adds = |ready: &Ready, gradient: Gradient<'_>| i32::from(gradient.accumulate && ready.copy.is_none());
@@ -245,7 +277,7 @@ pub(super) fn backward(
     let (batch_i, seq_i, heads_i, kv_i) = (batch as i32, seq as i32, q.count as i32, k.count as i32);
 
     let delta = scratch(gpu, batch * q.count, seq);
-    launch!(gpu, BACKWARD_KERNELS, "delta", Launch::blocks((batch * seq * q.count).div_ceil(8), 256);
+    launch!(gpu, BACKWARD_KERNELS, "delta", Launch::blocks((batch * seq * q.count).div_ceil(16), 256);
         out_at.heads, d_out_at.heads, delta.address(), batch_i, seq_i, heads_i);
 
     // Blocks for every multiprocessor several times over: those of the first keys have by far the most queries.
@@ -276,13 +308,16 @@ pub(super) fn backward(
         dv_adds: adds(&dv_at, dv),
         parts: parts as i32,
     };
-    let shared = 2 * (keys * (d + e) + 2 * QUERIES * (d + e) + 2 * keys * QUERIES) + 4 * 4 * QUERIES;
+    // Keys, values, two stages of queries and output gradients with their sums; P^T, except on Hopper, and dS^T.
+    let squares = if hopper.is_some() { 1 } else { 2 };
+    let shared = 2 * (keys * (d + e) + 2 * QUERIES * (d + e) + squares * keys * QUERIES) + 4 * 4 * QUERIES;
     let grid = Launch {
         grid: [(batch * k.count * parts) as u32, seq.div_ceil(keys) as u32, 1],
         block: [THREADS, 1, 1],
         shared: check_shared(gpu, shared, q.width),
     };
-    launch!(gpu, BACKWARD_KERNELS, name, grid; inputs, uploaded.shape);
+    let kernels = if hopper.is_some() { &BACKWARD_HOPPER_KERNELS } else { &BACKWARD_KERNELS };
+    launch!(gpu, kernels, name, grid; inputs, uploaded.shape);
 
     let finish =
         |sums: u64, row_tiles: usize, columns: usize, factor: f32, to: &Ready, adds: i32, heads: i32| {

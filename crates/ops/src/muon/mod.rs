@@ -2,12 +2,14 @@
 //! close to 1 before it is applied. For the weight matrices inside a model; embeddings, heads and vectors take AdamW.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::dispatch::cpu_only;
+use crate::dispatch::by_device;
 use keyfold_tensor::Tensor;
 
 /// Steps of the Newton-Schulz iteration.
@@ -53,6 +55,6 @@ pub fn step(param: &mut Tensor, grad: &Tensor, m: &mut Tensor, hyper: &Hyper) {
     );
     assert_eq!((m.rows(), m.cols()), (grad.rows(), grad.cols()), "muon: m is not shaped like grad");
     if !grad.is_empty() {
-        cpu_only!(param, "the optimizer Muon", cpu::step(param, grad, m, hyper));
+        by_device!(param, cpu::step(param, grad, m, hyper), cuda::step(param, grad, m, hyper));
     }
 }

@@ -79,10 +79,18 @@ pub(super) fn backward(
     let sizes = Sizes::of(x, weight);
     let width = weight.cols();
     let form = Forms::of(dtype, &[width], &[d_out, x, d_x]);
-    let blocks = sizes.count().div_ceil(WARPS).min(4 * gpu.multiprocessors());
+    let blocks = sizes.count().div_ceil(WARPS).min(8 * gpu.multiprocessors());
     let partial = scratch(gpu, blocks, width);
     let grid = Launch::blocks(blocks, 32 * WARPS as u32).shared(4 * WARPS * width);
-    launch!(gpu, KERNELS, form.choose(forms!("backward")), grid;
+    let aligned = form.lanes() == 8 && weight.address().is_multiple_of(16);
+    let name = match width {
+        256 if aligned => "backward_rows_1",
+        512 if aligned => "backward_rows_2",
+        768 if aligned => "backward_rows_3",
+        1024 if aligned => "backward_rows_4",
+        _ => form.choose(forms!("backward")),
+    };
+    launch!(gpu, KERNELS, name, grid;
         Mat::of(d_out), Mat::of(x), weight.address(), Mat::of(rstd), Mat::of(d_x), i32::from(accumulate),
         partial.address(), sizes);
     let grid = Launch { grid: [width.div_ceil(32) as u32, 1, 1], block: [32, 32, 1], shared: 0 };

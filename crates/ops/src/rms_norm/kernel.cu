@@ -94,6 +94,61 @@ __device__ void backward(Matrix<const T> d_out, Matrix<const T> x, const float* 
     }
 }
 
+// The same for widths of STEPS times 256 and bf16: a lane keeps its part of the row and its sums in registers, so that
+// memory is read once and shared memory only at the end. partial as above.
+template <int STEPS>
+__device__ void backward_rows(Matrix<const bf16> d_out, Matrix<const bf16> x, const float* weight, Matrix<const float> rstd,
+                              Matrix<bf16> d_x, int accumulate, float* partial, Sizes s) {
+    extern __shared__ float sums[];
+    const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    float mine[STEPS][8] = {};
+    const int64_t all = int64_t(s.tokens) * s.groups;
+    for (int64_t at = int64_t(blockIdx.x) * warps + threadIdx.x / 32; at < all; at += int64_t(gridDim.x) * warps) {
+        const int64_t token = at / s.groups, start = at % s.groups * s.width + lane * 8;
+        const bf16 *d_row = d_out.row(token) + start, *x_row = x.row(token) + start;
+        bf16* to = d_x.row(token) + start;
+        const float scale = rstd.row(token)[at % s.groups];
+        Pack<bf16, 8> d[STEPS], v[STEPS], before[STEPS];
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            d[i] = *reinterpret_cast<const Pack<bf16, 8>*>(d_row + i * 256);
+            v[i] = *reinterpret_cast<const Pack<bf16, 8>*>(x_row + i * 256);
+            if (accumulate) before[i] = *reinterpret_cast<const Pack<bf16, 8>*>(to + i * 256);
+        }
+        float dot = 0.f;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            float w[8];
+            load(weight + i * 256 + lane * 8, w);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const float along = to_f32(d[i].v[j]), normed = to_f32(v[i].v[j]) * scale;
+                dot = fmaf(along * w[j], normed, dot);
+                mine[i][j] = fmaf(along, normed, mine[i][j]);
+            }
+        }
+        const float mean = warp_sum(dot) / s.width;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            float w[8], result[8];
+            load(weight + i * 256 + lane * 8, w);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                result[j] = (accumulate ? to_f32(before[i].v[j]) : 0.f) +
+                            scale * (to_f32(d[i].v[j]) * w[j] - to_f32(v[i].v[j]) * scale * mean);
+            store(to + i * 256, result);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < STEPS; i++) store(sums + (threadIdx.x / 32) * s.width + i * 256 + lane * 8, mine[i]);
+    __syncthreads();
+    for (int c = threadIdx.x; c < s.width; c += blockDim.x) {
+        float sum = 0.f;
+        for (int i = 0; i < warps; i++) sum += sums[i * s.width + c];
+        partial[int64_t(blockIdx.x) * s.width + c] = sum;
+    }
+}
+
 // d_weight [width] += the column sums of partial [parts, width]. Threads (32, 32): a column each, a 32nd of the parts.
 extern "C" __global__ void __launch_bounds__(1024)
     finish_weight(const float* partial, int parts, float* d_weight, int width) {
@@ -122,3 +177,15 @@ extern "C" __global__ void __launch_bounds__(1024)
         backward<T, N>(d_out, x, weight, rstd, d_x, accumulate, partial, sizes);                                       \
     }
 FORMS(KERNELS)
+
+#define BACKWARD_ROWS(STEPS)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(128)                                                                  \
+        backward_rows_##STEPS(Matrix<const bf16> d_out, Matrix<const bf16> x, const float* weight,                     \
+                              Matrix<const float> rstd, Matrix<bf16> d_x, int accumulate, float* partial,              \
+                              Sizes sizes) {                                                                           \
+        backward_rows<STEPS>(d_out, x, weight, rstd, d_x, accumulate, partial, sizes);                                 \
+    }
+BACKWARD_ROWS(1)
+BACKWARD_ROWS(2)
+BACKWARD_ROWS(3)
+BACKWARD_ROWS(4)

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     adamw::{self, Clip, Hyper, Norm},
     cross_entropy::{self, IGNORE},
+    muon,
 };
 use keyfold_core::DType;
 use keyfold_tensor::Tensor;
@@ -50,6 +51,21 @@ pub(super) fn cross_entropy(twins: &mut Twins<'_>) {
                 twins.compare_values(format!("right answers, {size}"), &right, &want_right, 0.0);
             }
         }
+    }
+}
+
+pub(super) fn muon(twins: &mut Twins<'_>) {
+    for (rows, cols) in [(8, 8), (63, 17), (64, 200), (200, 64), (256, 768)] {
+        let [mut param, grad, mut m] = [0; 3].map(|_| twins.random(rows, cols, DType::F32, Gaps::None));
+        let before = param.host.to_vec();
+        let hyper = muon::Hyper { lr: 0.1, momentum: 0.95, weight_decay: 0.0, grad_scale: 0.7 };
+        muon::step(&mut param.host, &grad.host, &mut m.host, &hyper);
+        muon::step(&mut param.device, &grad.device, &mut m.device, &hyper);
+        twins.compare(format!("momentum of {rows} x {cols}"), &m, 1e-6);
+        let change = |now: &Tensor| now.to_vec().iter().zip(&before).map(|(a, b)| a - b).collect::<Vec<_>>();
+        // The iteration itself amplifies rounding; it aims at singular values near 1, not at 1.
+        let (got, want) = (change(&param.device), change(&param.host));
+        twins.compare_values(format!("update of {rows} x {cols}"), &got, &want, 5e-2);
     }
 }
 

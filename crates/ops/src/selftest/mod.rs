@@ -30,6 +30,7 @@ const SUITES: &[Suite] = &[
     ("embedding", rows::embedding),
     ("cross_entropy", loss::cross_entropy),
     ("adamw", loss::adamw),
+    ("muon", loss::muon),
     ("tpa", heads::tpa),
     ("mla_keys", heads::mla_keys),
     ("value_map", heads::value_map),

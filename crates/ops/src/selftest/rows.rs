@@ -17,7 +17,18 @@ pub(super) const GAPS: [Gaps; 2] = [Gaps::Aligned, Gaps::Odd];
 
 pub(super) fn rms_norm(twins: &mut Twins<'_>) {
     // Tokens, groups, width.
-    let sizes = [(0, 1, 8), (1, 1, 3), (63, 1, 17), (65, 3, 64), (130, 1, 768), (1029, 2, 128), (7, 1, 4096)];
+    let sizes = [
+        (0, 1, 8),
+        (1, 1, 3),
+        (63, 1, 17),
+        (65, 3, 64),
+        (130, 1, 768),
+        (1029, 2, 128),
+        (70, 2, 256),
+        (3000, 1, 512),
+        (99, 1, 1024),
+        (7, 1, 4096),
+    ];
     for dtype in TYPES {
         for gaps in GAPS {
             for (tokens, groups, width) in sizes {
