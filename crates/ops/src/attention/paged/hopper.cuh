@@ -1,0 +1,220 @@
+// Hopper's own instructions (sm_90a) under plain names: barriers in shared memory, the copy engine, warpgroup products.
+//
+// Shared-memory tiles hold 16-bit elements in columns of 64, one column of tiles after the other: [column][row][64], a row
+// of a column being 128 bytes whose eight 16-byte units are permuted by the row's number (the copy engine's 128-byte
+// swizzle). One such tile serves as a right factor in both directions: transposed, when its rows are the columns of the
+// product (scores: rows are keys), and as it lies, when its rows are what is summed over (outputs: rows are values).
+
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cstdint>
+
+namespace hopper {
+
+using bf16 = __nv_bfloat16;
+
+// Elements of a tile's row; bytes of it.
+constexpr int COLUMN = 64;
+constexpr int ROW_BYTES = 128;
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// --- Barriers in shared memory, named by their shared address -------------------------------------------------------
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+
+// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void barrier_init_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}\n" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
+// Orders ordinary writes to shared memory before what the tensor cores or the copy engine do with it next.
+__device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// A barrier of some warps of the block; 0 is the one of __syncthreads.
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// --- The copy engine ------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// What is read once should not push out of the L2 cache what is read again.
+__device__ __forceinline__ uint64_t evict_first() {
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+__device__ __forceinline__ void copy_box(
+    uint32_t to, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3, uint64_t policy
+) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+        " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(policy)
+        : "memory");
+}
+
+__device__ __forceinline__ void copy_box(
+    uint32_t to, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2
+) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
+        : "memory");
+}
+
+// --- Overlap with the kernel before and the kernel after ------------------------------------------------------------
+
+__device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;"); }
+
+// --- Registers ------------------------------------------------------------------------------------------------------
+
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+template <int COUNT>
+__device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// --- Products of a warpgroup ----------------------------------------------------------------------------------------
+
+// Where a tile lies, for factors whose 64 columns run along the sum (scores).
+__device__ __forceinline__ uint64_t tile_by_row(uint32_t address) {
+    return (static_cast<uint64_t>((address & 0x3FFFF) >> 4)) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+}
+
+// The same tile for products whose sum runs down its rows (outputs); `column_bytes` from one column to the next.
+__device__ __forceinline__ uint64_t tile_by_column(uint32_t address, uint32_t column_bytes) {
+    return (static_cast<uint64_t>((address & 0x3FFFF) >> 4)) | (static_cast<uint64_t>(column_bytes >> 4) << 16)
+        | (64ull << 32) | (1ull << 62);
+}
+
+__device__ __forceinline__ void product_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void product_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until at most `PENDING` committed groups of products are unfinished.
+template <int PENDING>
+__device__ __forceinline__ void product_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// Keeps the compiler from moving reads and writes of accumulators across the products that own them.
+template <int COUNT>
+__device__ __forceinline__ void pin(float (&values)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(values[i])::"memory");
+}
+
+#define KF_F8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define KF_F32(d, i) KF_F8(d, i), KF_F8(d, i + 8), KF_F8(d, i + 16), KF_F8(d, i + 24)
+#define KF_R32 \
+    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
+    "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define KF_R64 \
+    KF_R32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+    "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define KF_R128 \
+    KF_R64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79," \
+    "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
+    "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
+    "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+
+// out (+)= a * b^T, all from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT).
+template <int COUNT>
+__device__ __forceinline__ void product_rows(float (&d)[COUNT], uint64_t a, uint64_t b, bool add) {
+    static_assert(COUNT == 32 || COUNT == 64, "64 or 128 keys");
+    if constexpr (COUNT == 32) {
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+            : KF_F32(d, 0)
+            : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+    } else {
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
+            : KF_F32(d, 0), KF_F32(d, 32)
+            : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+    }
+}
+
+// out += a * b: a from registers, b from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT).
+template <int COUNT>
+__device__ __forceinline__ void product_columns(float (&d)[COUNT], const uint32_t (&a)[4], uint64_t b) {
+    static_assert(COUNT == 32 || COUNT == 64 || COUNT == 128, "64, 128 or 256 channels");
+    if constexpr (COUNT == 32) {
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}\n"
+            : KF_F32(d, 0)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    } else if constexpr (COUNT == 64) {
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
+            : KF_F32(d, 0), KF_F32(d, 32)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    } else {
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" KF_R128
+            "}, {%128,%129,%130,%131}, %132, p, 1, 1, 1;\n}\n"
+            : KF_F32(d, 0), KF_F32(d, 32), KF_F32(d, 64), KF_F32(d, 96)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    }
+}
+
+#undef KF_F8
+#undef KF_F32
+#undef KF_R32
+#undef KF_R64
+#undef KF_R128
+
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(pair);
+}
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+}  // namespace hopper

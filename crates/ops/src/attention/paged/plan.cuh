@@ -1,0 +1,108 @@
+// Who computes what: the tiles of all tasks cut into equal shares, from lengths that lie on the device.
+//
+// The same function as `Plan::new` in plan.rs, which says why shares are sized as they are; a test holds the two together.
+// One block; run once per step for all layers, so that a captured step needs nothing from the host.
+
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace paged {
+
+// `PagedPlan` in cuda.rs is the same struct.
+struct Plan {
+    const int* lengths;
+    int* bounds;
+    int4* items;
+    int* count;
+    int* cuts;
+    int sequences;
+    int kv_heads;
+    int shares;
+    int keys;
+};
+
+constexpr int PLANNERS = 1024;
+
+// Sums of all threads before this one; `all` is the sum of every thread.
+__device__ __forceinline__ int3 sum_before(int3 value, int3& all) {
+    __shared__ int3 warps[32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int3 sum = value;
+    for (int step = 1; step < 32; step *= 2) {
+        const int x = __shfl_up_sync(~0u, sum.x, step), y = __shfl_up_sync(~0u, sum.y, step);
+        const int z = __shfl_up_sync(~0u, sum.z, step);
+        if (lane >= step) sum.x += x, sum.y += y, sum.z += z;
+    }
+    __syncthreads();
+    if (lane == 31) warps[warp] = sum;
+    __syncthreads();
+    int3 before = {0, 0, 0};
+    all = {0, 0, 0};
+    for (int other = 0; other < PLANNERS / 32; other++) {
+        if (other == warp) before = all;
+        all.x += warps[other].x, all.y += warps[other].y, all.z += warps[other].z;
+    }
+    return {before.x + sum.x - value.x, before.y + sum.y - value.y, before.z + sum.z - value.z};
+}
+
+}  // namespace paged
+
+extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const paged::Plan p) {
+    using namespace paged;
+    __shared__ int longest;
+    if (threadIdx.x == 0) longest = 1;
+    __syncthreads();
+    const int tasks = p.sequences * p.kv_heads;
+    const int chunk = (tasks + PLANNERS - 1) / PLANNERS;
+    const int first = min(static_cast<int>(threadIdx.x) * chunk, tasks), last = min(first + chunk, tasks);
+    // A sequence without keys still needs its output written.
+    auto tiles_of = [&](int task) { return max(1, (p.lengths[task / p.kv_heads] + p.keys - 1) / p.keys); };
+    int tiles = 0, most = 1;
+    for (int task = first; task < last; task++) {
+        const int some = tiles_of(task);
+        tiles += some;
+        most = max(most, some);
+    }
+    atomicMax(&longest, most);
+    int3 all;
+    const int start = sum_before({tiles, 0, 0}, all).x;
+    const int total = all.x, even = max(1, (total + p.shares - 1) / p.shares);
+    most = longest;
+    const int whole =
+        most >= even ? (most + most / even - 1) / (most / even) : most * ((even + most - 1) / most);
+    const int share = whole * 16 <= even * 17 ? whole : even;
+
+    int3 counts = {0, 0, 0};
+    int at = start;
+    for (int task = first; task < last; task++) {
+        const int some = tiles_of(task), parts = (at + some - 1) / share - at / share + 1;
+        counts.x += parts;
+        if (parts > 1) counts.y += 1, counts.z += parts;
+        at += some;
+    }
+    int3 index = sum_before(counts, all);
+    at = start;
+    for (int task = first; task < last; task++) {
+        const int some = tiles_of(task), from = at / share, parts = (at + some - 1) / share - from + 1;
+        const bool empty = p.lengths[task / p.kv_heads] <= 0;
+        if (parts > 1) {
+            p.cuts[3 * index.y] = task;
+            p.cuts[3 * index.y + 1] = index.z;
+            p.cuts[3 * index.y + 2] = parts;
+            index.y++;
+        }
+        for (int part = 0; part < parts; part++) {
+            const int begin = max(at, (from + part) * share), end = min(at + some, (from + part + 1) * share);
+            p.items[index.x] = make_int4(task, begin - at, empty ? 0 : end - at, parts > 1 ? index.z + part : -1);
+            if (begin == (from + part) * share) p.bounds[from + part] = index.x;
+            index.x++;
+        }
+        if (parts > 1) index.z += parts;
+        at += some;
+    }
+    for (int i = threadIdx.x; i <= p.shares; i += PLANNERS) {
+        if (i * share >= total) p.bounds[i] = all.x;
+    }
+    if (threadIdx.x == 0) *p.count = all.y;
+}
