@@ -68,20 +68,13 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// What is read once should not push out of the L2 cache what is read again.
-__device__ __forceinline__ uint64_t evict_first() {
-    uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
 __device__ __forceinline__ void copy_box(
-    uint32_t to, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3, uint64_t policy
+    uint32_t to, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3
 ) {
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-        " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
-        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(policy)
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
         : "memory");
 }
 
@@ -95,10 +88,9 @@ __device__ __forceinline__ void copy_box(
         : "memory");
 }
 
-// --- Overlap with the kernel before and the kernel after ------------------------------------------------------------
+// --- Overlap with the kernel before -----------------------------------------------------------------------------------
 
 __device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-__device__ __forceinline__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;"); }
 
 // --- Registers ------------------------------------------------------------------------------------------------------
 
@@ -114,15 +106,22 @@ __device__ __forceinline__ void give_registers() {
 
 // --- Products of a warpgroup ----------------------------------------------------------------------------------------
 
-// Where a tile lies, for factors whose 64 columns run along the sum (scores).
-__device__ __forceinline__ uint64_t tile_by_row(uint32_t address) {
-    return (static_cast<uint64_t>((address & 0x3FFFF) >> 4)) | (1ull << 16) | (64ull << 32) | (1ull << 62);
-}
+// Where a factor lies in shared memory. Moving it by some bytes is an addition.
+struct Factor {
+    uint32_t low, high;
 
-// The same tile for products whose sum runs down its rows (outputs); `column_bytes` from one column to the next.
-__device__ __forceinline__ uint64_t tile_by_column(uint32_t address, uint32_t column_bytes) {
-    return (static_cast<uint64_t>((address & 0x3FFFF) >> 4)) | (static_cast<uint64_t>(column_bytes >> 4) << 16)
-        | (64ull << 32) | (1ull << 62);
+    __device__ __forceinline__ Factor moved(uint32_t bytes) const { return {low + (bytes >> 4), high}; }
+};
+
+// The same value in all lanes, known to be so: addresses from it need no vector registers.
+__device__ __forceinline__ uint32_t uniform(uint32_t value) { return __shfl_sync(~0u, value, 0); }
+
+// For products whose sum runs along the 64 columns of a tile (scores).
+__device__ __forceinline__ Factor by_row(uint32_t address) { return {(address >> 4) | (1u << 16), 64u | (1u << 30)}; }
+
+// For products whose sum runs down its rows (outputs); `column_bytes` from one column of tiles to the next.
+__device__ __forceinline__ Factor by_column(uint32_t address, uint32_t column_bytes) {
+    return {(address >> 4) | (column_bytes >> 4 << 16), 64u | (1u << 30)};
 }
 
 __device__ __forceinline__ void product_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -157,46 +156,46 @@ __device__ __forceinline__ void pin(float (&values)[COUNT]) {
 
 // out (+)= a * b^T, all from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT).
 template <int COUNT>
-__device__ __forceinline__ void product_rows(float (&d)[COUNT], uint64_t a, uint64_t b, bool add) {
+__device__ __forceinline__ void product_rows(float (&d)[COUNT], Factor a, Factor b, bool add) {
     static_assert(COUNT == 32 || COUNT == 64, "64 or 128 keys");
     if constexpr (COUNT == 32) {
         asm volatile(
-            "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+            "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %36, 0;\nmov.b64 a, {%32, %33};\nmov.b64 b, {%34, %35};\n"
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, a, b, p, 1, 1, 0, 0;\n}\n"
             : KF_F32(d, 0)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+            : "r"(a.low), "r"(a.high), "r"(b.low), "r"(b.high), "r"(static_cast<int>(add)));
     } else {
         asm volatile(
-            "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
+            "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %68, 0;\nmov.b64 a, {%64, %65};\nmov.b64 b, {%66, %67};\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, a, b, p, 1, 1, 0, 0;\n}\n"
             : KF_F32(d, 0), KF_F32(d, 32)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+            : "r"(a.low), "r"(a.high), "r"(b.low), "r"(b.high), "r"(static_cast<int>(add)));
     }
 }
 
 // out += a * b: a from registers, b from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT).
 template <int COUNT>
-__device__ __forceinline__ void product_columns(float (&d)[COUNT], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void product_columns(float (&d)[COUNT], const uint32_t (&a)[4], Factor b) {
     static_assert(COUNT == 32 || COUNT == 64 || COUNT == 128, "64, 128 or 256 channels");
     if constexpr (COUNT == 32) {
         asm volatile(
-            "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}\n"
+            "{\n.reg .pred p;\n.reg .b64 b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 b, {%36, %37};\n"
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, {%32,%33,%34,%35}, b, p, 1, 1, 1;\n}\n"
             : KF_F32(d, 0)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high));
     } else if constexpr (COUNT == 64) {
         asm volatile(
-            "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
+            "{\n.reg .pred p;\n.reg .b64 b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 b, {%68, %69};\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, {%64,%65,%66,%67}, b, p, 1, 1, 1;\n}\n"
             : KF_F32(d, 0), KF_F32(d, 32)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high));
     } else {
         asm volatile(
-            "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"
+            "{\n.reg .pred p;\n.reg .b64 b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 b, {%132, %133};\n"
             "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" KF_R128
-            "}, {%128,%129,%130,%131}, %132, p, 1, 1, 1;\n}\n"
+            "}, {%128,%129,%130,%131}, b, p, 1, 1, 1;\n}\n"
             : KF_F32(d, 0), KF_F32(d, 32), KF_F32(d, 64), KF_F32(d, 96)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high));
     }
 }
 

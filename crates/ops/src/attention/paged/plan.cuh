@@ -12,13 +12,19 @@ namespace paged {
 // `PagedPlan` in cuda.rs is the same struct.
 struct Plan {
     const int* lengths;
-    int* bounds;
+    // [shares][2]: the first item of a share; {its first item's number, the number behind its last}.
+    int4* shares;
+    // {task, first tile, tile behind the last, cut or -1}, those of a share one after the other.
     int4* items;
-    int* count;
-    int* cuts;
+    // {task, slot of its first part, parts, share of its first part}.
+    int4* cuts;
+    // Made zero.
+    unsigned int* written;
+    int counters;
     int sequences;
     int kv_heads;
-    int shares;
+    int count;
+    // Keys of a tile.
     int keys;
 };
 
@@ -67,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
     atomicMax(&longest, most);
     int3 all;
     const int start = sum_before({tiles, 0, 0}, all).x;
-    const int total = all.x, even = max(1, (total + p.shares - 1) / p.shares);
+    const int total = all.x, even = max(1, (total + p.count - 1) / p.count);
     most = longest;
     const int whole =
         most >= even ? (most + most / even - 1) / (most / even) : most * ((even + most - 1) / most);
@@ -86,23 +92,24 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
     for (int task = first; task < last; task++) {
         const int some = tiles_of(task), from = at / share, parts = (at + some - 1) / share - from + 1;
         const bool empty = p.lengths[task / p.kv_heads] <= 0;
-        if (parts > 1) {
-            p.cuts[3 * index.y] = task;
-            p.cuts[3 * index.y + 1] = index.z;
-            p.cuts[3 * index.y + 2] = parts;
-            index.y++;
-        }
+        if (parts > 1) p.cuts[index.y] = make_int4(task, index.z, parts, from);
         for (int part = 0; part < parts; part++) {
             const int begin = max(at, (from + part) * share), end = min(at + some, (from + part + 1) * share);
-            p.items[index.x] = make_int4(task, begin - at, empty ? 0 : end - at, parts > 1 ? index.z + part : -1);
-            if (begin == (from + part) * share) p.bounds[from + part] = index.x;
+            const int4 item = make_int4(task, begin - at, empty ? 0 : end - at, parts > 1 ? index.y : -1);
+            p.items[index.x] = item;
+            // The item that begins a share, and the one that ends it.
+            if (begin == (from + part) * share) {
+                p.shares[2 * (from + part)] = item;
+                p.shares[2 * (from + part) + 1].x = index.x;
+            }
+            if (end == (from + part + 1) * share || end == total) p.shares[2 * (from + part) + 1].y = index.x + 1;
             index.x++;
         }
-        if (parts > 1) index.z += parts;
+        if (parts > 1) index.y += 1, index.z += parts;
         at += some;
     }
-    for (int i = threadIdx.x; i <= p.shares; i += PLANNERS) {
-        if (i * share >= total) p.bounds[i] = all.x;
+    for (int i = threadIdx.x; i < p.count; i += PLANNERS) {
+        if (i * share >= total) p.shares[2 * i + 1] = make_int4(0, 0, 0, 0);
     }
-    if (threadIdx.x == 0) *p.count = all.y;
+    for (int i = threadIdx.x; i < p.counters; i += PLANNERS) p.written[i] = 0;
 }

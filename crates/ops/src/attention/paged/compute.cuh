@@ -1,0 +1,179 @@
+// The warpgroups that compute.
+
+#pragma once
+
+#include "types.cuh"
+
+namespace paged {
+
+// A warpgroup: scores, softmax and outputs of a row block (or of some value channels of it).
+template <class S>
+__device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const {
+    constexpr int WIDTH = S::E / S::VALUE_GROUPS, SCORES = S::KEYS / 2;
+    const int group = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP, lane = thread % 32;
+    const int row_group = group / S::VALUE_GROUPS, column = group % S::VALUE_GROUPS * WIDTH;
+    const int row = thread / 32 * 16 + lane / 4;
+    const uint32_t query_rows = queries + row_group * S::Q_BYTES;
+    const uint32_t value_offset = column / COLUMN * S::COLUMN_BYTES;
+    const int tokens[2] = {Row(p, block + row_group, row).token, Row(p, block + row_group, row + 8).token};
+    Ring<RING> keys, values;
+    if constexpr (!S::SHARED) values.advance();
+    Ring<2> target;
+    uint32_t q_parity = 0;
+    float o[WIDTH / 2], s[SCORES], m[2], l[2], shrink[2];
+    uint32_t weights[S::KEYS / 16][4];
+
+    // Starts S = Q K^T of the next tile.
+    auto start_scores = [&] {
+        Factor k;
+        if constexpr (S::ROTATE) {
+            barrier_wait(turned(target.slot), target.parity);
+            k = by_row(uniform(copy(target.slot)));
+        } else {
+            barrier_wait(full(keys.slot), keys.parity);
+            k = by_row(uniform(tile(keys.slot)));
+        }
+        const Factor q = by_row(uniform(query_rows));
+        pin(s);
+        product_fence();
+#pragma unroll
+        for (int step = 0; step < S::D / 16; step++) {
+            const uint32_t bytes = step % 4 * 32;
+            const Factor rows = q.moved(step / 4 * (64 * ROW_BYTES) + bytes);
+            product_rows(s, rows, k.moved(step / 4 * S::COLUMN_BYTES + bytes), step > 0);
+        }
+        product_commit();
+    };
+    // Scores are there: as far as they go, the tile is no longer needed.
+    auto end_scores = [&] {
+        pin(s);
+        if constexpr (S::ROTATE) {
+            if (lane == 0) barrier_arrive(unturned(target.slot));
+            target.advance();
+        } else if constexpr (!S::SHARED) {
+            if (lane == 0) barrier_arrive(empty(keys.slot));
+            keys.advance();
+        }
+        keys.advance();
+    };
+    // Starts O += P V.
+    auto start_outputs = [&] {
+        barrier_wait(full(values.slot), values.parity);
+        const Factor v = by_column(uniform(tile(values.slot) + value_offset), S::COLUMN_BYTES);
+        pin(o);
+        product_fence();
+#pragma unroll
+        for (int step = 0; step < S::KEYS / 16; step++) product_columns(o, weights[step], v.moved(step * 16 * ROW_BYTES));
+        product_commit();
+    };
+    auto end_outputs = [&] {
+        pin(o);
+        if (lane == 0) barrier_arrive(empty(values.slot));
+        values.advance();
+        if constexpr (!S::SHARED) values.advance();
+    };
+    // Scores to weights, not yet packed: `shrink` is what the sums before are worth from now on.
+    auto softmax = [&](int number, int seen) {
+        if ((number + 1) * S::KEYS > seen) {
+            const int from = number * S::KEYS + lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < SCORES; j++) {
+                if (from + j / 4 * 8 + j % 2 >= seen + tokens[j / 2 % 2]) s[j] = -INFINITY;
+            }
+        }
+        float top[2] = {s[0], s[2]}, base[2];
+#pragma unroll
+        for (int j = 0; j < SCORES; j++) top[j / 2 % 2] = fmaxf(top[j / 2 % 2], s[j]);
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
+            top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2)) * p.scale;
+            const bool move = top[r] > m[r] + SLACK;
+            shrink[r] = move ? exp2_fast(m[r] - top[r]) : 1.0f;
+            m[r] = move ? top[r] : m[r];
+            base[r] = m[r] == -INFINITY ? 0.0f : m[r];
+            l[r] *= shrink[r];
+        }
+#pragma unroll
+        for (int j = 0; j < SCORES; j++) {
+            s[j] = exp2_fast(s[j] * p.scale - base[j / 2 % 2]);
+            l[j / 2 % 2] += s[j];
+        }
+        // Never so. Without a branch here the compiler waits for O first and computes all of this while nothing multiplies.
+        if (fminf(l[0], l[1]) < 0.0f) asm volatile("nanosleep.u32 0;");
+    };
+    auto pack_weights = [&] {
+        if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+#pragma unroll
+            for (int j = 0; j < WIDTH / 2; j++) o[j] *= shrink[j / 2 % 2];
+        }
+#pragma unroll
+        for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack(s[2 * j], s[2 * j + 1]);
+    };
+    // Value rows of the last tile from `rows` on become zero.
+    auto clear_values = [&](int rows) {
+        barrier_wait(full(values.slot), values.parity);
+        unsigned char* at = memory + (tile(values.slot) + value_offset - shared_address(memory));
+        const int units = (S::KEYS - rows) * (ROW_BYTES / 16);
+        for (int unit = thread; unit < units * (WIDTH / COLUMN); unit += WARPGROUP) {
+            const int offset = unit / units * S::COLUMN_BYTES + rows * ROW_BYTES + unit % units * 16;
+            *reinterpret_cast<uint4*>(at + offset) = make_uint4(0, 0, 0, 0);
+        }
+        fence_async();
+        named_barrier(1 + group, WARPGROUP);
+    };
+
+    for (Items items(p, share); items.more(); items.next()) {
+        const int4 item = items.item;
+        const int length = p.lengths[item.x / p.kv_heads];
+        // Keys that the first token sees: tiles below need no mask.
+        const int seen = length - p.tokens + 1;
+        m[0] = m[1] = -INFINITY;
+        l[0] = l[1] = 0.0f;
+#pragma unroll
+        for (int j = 0; j < WIDTH / 2; j++) o[j] = 0.0f;
+        barrier_wait(asked(), q_parity);
+        q_parity ^= 1;
+        if (item.y < item.z) {
+            start_scores();
+            product_wait<0>();
+            end_scores();
+            softmax(item.y, seen);
+            pack_weights();
+            for (int number = item.y + 1; number < item.z; number++) {
+                if constexpr (S::AHEAD) {
+                    start_scores();
+                    start_outputs();
+                    product_wait<1>();
+                    end_scores();
+                    softmax(number, seen);
+                    product_wait<0>();
+                    end_outputs();
+                } else {
+                    start_outputs();
+                    product_wait<0>();
+                    end_outputs();
+                    start_scores();
+                    product_wait<0>();
+                    end_scores();
+                    softmax(number, seen);
+                }
+                pack_weights();
+            }
+        }
+        // The queries are free for the next item.
+        if (lane == 0) barrier_arrive(answered());
+        if (item.y < item.z) {
+            if (item.z * S::KEYS > length) clear_values(length - (item.z - 1) * S::KEYS);
+            start_outputs();
+            product_wait<0>();
+            end_outputs();
+        }
+        finish(item, o, m, l, group);
+    }
+    // From here on nobody needs the queries: their memory is what CTAs that add up parts work in.
+    named_barrier(1 + S::GROUPS, S::GROUPS * WARPGROUP);
+    merge(group, reinterpret_cast<float4*>(memory) + group * WARPGROUP);
+}
+
+}  // namespace paged

@@ -1,0 +1,163 @@
+// The warps that bring tiles and queries into shared memory, and the warpgroup that rotates tiles there.
+
+#pragma once
+
+#include "types.cuh"
+
+namespace paged {
+
+// One warp: every lane issues some of the boxes of a tile.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::load_tiles(const CUtensorMap* k_map, const CUtensorMap* v_map) const {
+    const int lane = threadIdx.x % 32;
+    const int page_rows = 1 << p.page_shift;
+    const int rows = page_rows < S::KEYS ? page_rows : S::KEYS;
+    const int parts = S::KEYS / rows;
+    Ring<RING> ring;
+    for (Items items(p, share); items.more(); items.next()) {
+        const int4 item = items.item;
+        const int sequence = item.x / p.kv_heads, head = item.x % p.kv_heads;
+        const int* pages = p.page_table + static_cast<int64_t>(sequence) * p.max_pages;
+        const int length = p.lengths[sequence];
+        // A lane's part of the tile is the same for all of its boxes: 32 is a multiple of the number of parts.
+        const int part = lane % parts;
+        auto page_of = [&](int tile) {
+            // Read before the length is known: most tiles are within it.
+            const int key = tile * S::KEYS + part * rows;
+            const int page = pages[min(key >> p.page_shift, p.max_pages - 1)];
+            return key < length ? page : p.pages;
+        };
+        int next = page_of(item.y);
+        for (int tile = item.y; tile < item.z; tile++) {
+            const int page = next;
+            if (tile + 1 < item.z) next = page_of(tile + 1);
+            const int first = (tile * S::KEYS + part * rows) & (page_rows - 1);
+            auto load = [&](const CUtensorMap* map, int columns) {
+                barrier_wait(empty(ring.slot), ring.parity ^ 1);
+                if (lane == 0) barrier_expect(full(ring.slot), columns * S::COLUMN_BYTES);
+                __syncwarp();
+                for (int box = lane; box < columns * parts; box += 32) {
+                    const int column = box / parts;
+                    copy_box(
+                        this->tile(ring.slot) + column * S::COLUMN_BYTES + part * rows * ROW_BYTES, map,
+                        full(ring.slot), column * COLUMN, head, first, page
+                    );
+                }
+                ring.advance();
+            };
+            load(k_map, S::D_COLUMNS);
+            if constexpr (!S::SHARED) load(v_map, S::E_COLUMNS);
+        }
+    }
+}
+
+// One thread: the queries of the next item as soon as those of the last are no longer needed.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::load_queries(const CUtensorMap* q_map) const {
+    const int group = p.heads / p.kv_heads;
+    const int rows = group >= 64 ? 64 : group * p.block_tokens;
+    uint32_t parity = 1;
+    for (Items items(p, share); items.more(); items.next()) {
+        const int task = items.item.x;
+        const int sequence = task / p.kv_heads, head = task % p.kv_heads;
+        barrier_wait(answered(), parity);
+        parity ^= 1;
+        barrier_expect(asked(), S::ROW_GROUPS * S::D_COLUMNS * rows * ROW_BYTES);
+        for (int g = 0; g < S::ROW_GROUPS; g++) {
+            const int token = (block + g) / p.head_blocks * p.block_tokens;
+            const int from = head * group + (block + g) % p.head_blocks * 64;
+            for (int column = 0; column < S::D_COLUMNS; column++) {
+                copy_box(
+                    queries + g * S::Q_BYTES + column * 64 * ROW_BYTES, q_map, asked(), column * COLUMN, from,
+                    sequence * p.tokens + token
+                );
+            }
+        }
+    }
+}
+
+// A warpgroup: a copy of each tile with its keys turned by their positions.
+//
+// A thread has 8 channel pairs of every ROWS-th key, so its angles advance by the same amount from key to key and
+// from tile to tile: the table is only read anew every few tiles, instead of 1 KB per key of 512 bytes.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) const {
+    constexpr int LANES = S::D / 16, ROWS = WARPGROUP / LANES, REFRESH = 8;
+    const int thread = threadIdx.x % WARPGROUP;
+    const int row = thread / LANES, pair = thread % LANES * 8;
+    const bool busy = pair < p.pairs;
+    const uint32_t base = shared_address(memory);
+    auto offset = [&](int channel, int key) {
+        const int unit = channel % COLUMN / 8;
+        return channel / COLUMN * S::COLUMN_BYTES + key * ROW_BYTES + ((unit ^ (key & 7)) << 4);
+    };
+    auto at = [&](const float* table, int position, float (&to)[8]) {
+        position = min(position, p.positions - 1);
+        const float4* from = reinterpret_cast<const float4*>(table + static_cast<int64_t>(position) * p.pairs + pair);
+        const float4 low = __ldg(from), high = __ldg(from + 1);
+        to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+        to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+    };
+    float turn_cos[8], turn_sin[8], cosine[8], sine[8];
+    if (busy) {
+        float amplitude[8];
+        at(p.cosines, 0, amplitude);
+        at(p.cosines, ROWS, turn_cos);
+        at(p.sines, ROWS, turn_sin);
+#pragma unroll
+        for (int j = 0; j < 8; j++) turn_cos[j] /= amplitude[j], turn_sin[j] /= amplitude[j];
+    }
+    Ring<RING> ring;
+    Ring<2> target;
+    for (Items items(p, share); items.more(); items.next()) {
+        const int4 item = items.item;
+        for (int tile = item.y; tile < item.z; tile++) {
+            if (busy && (tile - item.y) % REFRESH == 0) {
+                at(p.cosines, tile * S::KEYS + row, cosine);
+                at(p.sines, tile * S::KEYS + row, sine);
+            }
+            barrier_wait(unturned(target.slot), target.parity ^ 1);
+            barrier_wait(full(ring.slot), ring.parity);
+            const unsigned char* from = memory + (this->tile(ring.slot) - base);
+            unsigned char* to = memory + (copy(target.slot) - base);
+            if (busy) {
+#pragma unroll 4
+                for (int key = row; key < S::KEYS; key += ROWS) {
+                    const uint32_t at_low = offset(pair, key), at_high = offset(pair + p.pairs, key);
+                    const uint4 low = *reinterpret_cast<const uint4*>(from + at_low);
+                    const uint4 high = *reinterpret_cast<const uint4*>(from + at_high);
+                    uint4 new_low, new_high;
+                    const uint32_t* x = reinterpret_cast<const uint32_t*>(&low);
+                    const uint32_t* y = reinterpret_cast<const uint32_t*>(&high);
+                    uint32_t* u = reinterpret_cast<uint32_t*>(&new_low);
+                    uint32_t* v = reinterpret_cast<uint32_t*>(&new_high);
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        float out_x[2], out_y[2];
+#pragma unroll
+                        for (int k = 0; k < 2; k++) {
+                            const float a = __uint_as_float(k == 0 ? x[j] << 16 : x[j] & 0xFFFF0000u);
+                            const float b = __uint_as_float(k == 0 ? y[j] << 16 : y[j] & 0xFFFF0000u);
+                            float &c = cosine[2 * j + k], &s = sine[2 * j + k];
+                            out_x[k] = a * c - b * s;
+                            out_y[k] = b * c + a * s;
+                            const float turned = c * turn_cos[2 * j + k] - s * turn_sin[2 * j + k];
+                            s = s * turn_cos[2 * j + k] + c * turn_sin[2 * j + k];
+                            c = turned;
+                        }
+                        u[j] = pack(out_x[0], out_x[1]);
+                        v[j] = pack(out_y[0], out_y[1]);
+                    }
+                    *reinterpret_cast<uint4*>(to + at_low) = new_low;
+                    *reinterpret_cast<uint4*>(to + at_high) = new_high;
+                }
+            }
+            fence_async();
+            barrier_arrive(turned(target.slot));
+            ring.advance();
+            target.advance();
+        }
+    }
+}
+
+}  // namespace paged

@@ -1,0 +1,198 @@
+// What the kernel is told, its shapes, and who finds what where in shared memory.
+
+#pragma once
+
+#include "hopper.cuh"
+
+namespace paged {
+
+using namespace hopper;
+
+// What a launch has to say; `PagedParams` in cuda.rs is the same struct.
+struct Params {
+    const int* page_table;
+    const int* lengths;
+    // From the plan (plan.cuh): what each share does, all items, tasks that are cut.
+    const int4* shares;
+    const int4* items;
+    const int4* cuts;
+    // [cut, row block, value group], zero before and after: parts that are written, then CTAs that have seen all of them.
+    unsigned int* written;
+    // [positions, pairs].
+    const float* cosines;
+    const float* sines;
+    void* out;
+    float* lse;
+    float* part_out;
+    float* part_lse;
+    int max_pages;
+    int page_shift;
+    int pages;
+    int tokens;
+    int heads;
+    int kv_heads;
+    // Row blocks of a task, and how heads and tokens make one.
+    int row_blocks;
+    int head_blocks;
+    int block_tokens;
+    // Channels of a value, pairs of a rotated key, rows of the rope table.
+    int value_width;
+    int pairs;
+    int positions;
+    // scale * log2(e).
+    float scale;
+    int out_f32;
+};
+
+// Where the walk through a ring of slots stands.
+template <int SLOTS>
+struct Ring {
+    int slot = 0;
+    uint32_t parity = 0;
+
+    __device__ __forceinline__ void advance() {
+        if (++slot == SLOTS) {
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+constexpr int WARPGROUP = 128;
+constexpr float LN_2 = 0.6931471805599453f;
+constexpr int SHARED_MEMORY = 227 * 1024;
+constexpr int BARRIER_BYTES = 512;
+// How far, in powers of two, scores may exceed the maximum they are measured from before it is moved: moving it costs a
+// pass over O, and a factor of 256 costs no precision.
+constexpr float SLACK = 8.0f;
+
+template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_>
+struct Shape {
+    // Channels of a key and of a value, keys of a tile.
+    static constexpr int D = D_, E = E_, KEYS = KEYS_;
+    static constexpr bool SHARED = SHARED_, ROTATE = ROTATE_;
+    // Row blocks side by side in a CTA; warpgroups that share the value channels of a row block.
+    static constexpr int ROW_GROUPS = ROW_GROUPS_, VALUE_GROUPS = VALUE_GROUPS_;
+    static constexpr int GROUPS = ROW_GROUPS * VALUE_GROUPS;
+    static constexpr int THREADS = (GROUPS + 1 + ROTATE) * WARPGROUP;
+    static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
+    static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
+    static constexpr int Q_BYTES = D_COLUMNS * 64 * ROW_BYTES;
+    static constexpr int SLOT_BYTES = (D > E ? D : E) * KEYS * 2;
+    static constexpr int ROTATED = ROTATE ? 2 : 0;
+    static constexpr int SLOTS =
+        (SHARED_MEMORY - BARRIER_BYTES - ROW_GROUPS * Q_BYTES - ROTATED * SLOT_BYTES) / SLOT_BYTES;
+    static constexpr int BYTES = ROW_GROUPS * Q_BYTES + (SLOTS + ROTATED) * SLOT_BYTES + BARRIER_BYTES;
+    // Whether the scores of the next tile are computed while the values of this one are summed: holds two tiles at once.
+    static constexpr bool AHEAD = SLOTS >= 3;
+    static_assert(SLOTS >= 2 && (2 * SLOTS + 2 * ROTATED + 2) * 8 <= BARRIER_BYTES, "shared memory");
+    static_assert(!ROTATE || SHARED, "rotation on read is for keys that are values too");
+};
+
+// A row of a row block: its token, its head within the group, and whether there is such a query.
+struct Row {
+    int token, head;
+    bool valid;
+
+    // Rows of a block that are queries; they come first.
+    __device__ static __forceinline__ int count(const Params& p, int block) {
+        if (block >= p.row_blocks) return 0;
+        const int group = p.heads / p.kv_heads;
+        if (group >= 64) return min(64, group - block % p.head_blocks * 64);
+        return min(p.block_tokens, p.tokens - block * p.block_tokens) * group;
+    }
+
+    __device__ __forceinline__ Row(const Params& p, int block, int row) {
+        const int group = p.heads / p.kv_heads;
+        const int first = (block / p.head_blocks) * p.block_tokens;
+        if (group >= 64) {
+            token = first;
+            head = (block % p.head_blocks) * 64 + row;
+            valid = block < p.row_blocks && head < group;
+        } else {
+            token = first + row / group;
+            head = row % group;
+            valid = block < p.row_blocks && row < group * p.block_tokens && token < p.tokens;
+        }
+    }
+};
+
+// The items of a share. The first lies beside the bounds of the others: one read less before the first load.
+struct Items {
+    const int4* rest;
+    int4 item;
+    int at, end;
+
+    __device__ __forceinline__ Items(const Params& p, int share) : rest(p.items) {
+        item = p.shares[2 * share];
+        const int4 bounds = p.shares[2 * share + 1];
+        at = bounds.x, end = bounds.y;
+    }
+    __device__ __forceinline__ bool more() const { return at < end; }
+    __device__ __forceinline__ void next() {
+        if (++at < end) item = rest[at];
+    }
+};
+
+template <class S>
+struct Kernel {
+    static constexpr int RING = S::SLOTS;
+    const Params& p;
+    uint32_t queries, slots, rotated, barriers;
+    // Row blocks of this CTA start at `block`; it has the share `share`.
+    int block, share;
+
+    __device__ __forceinline__ Kernel(const Params& params, uint32_t memory) : p(params) {
+        queries = memory;
+        slots = queries + S::ROW_GROUPS * S::Q_BYTES;
+        rotated = slots + S::SLOTS * S::SLOT_BYTES;
+        barriers = rotated + S::ROTATED * S::SLOT_BYTES;
+        const int columns = (p.row_blocks + S::ROW_GROUPS - 1) / S::ROW_GROUPS;
+        block = (blockIdx.x % columns) * S::ROW_GROUPS;
+        share = blockIdx.x / columns;
+    }
+
+    __device__ __forceinline__ uint32_t barrier(int number) const { return barriers + 8 * number; }
+    __device__ __forceinline__ uint32_t asked() const { return barrier(0); }
+    __device__ __forceinline__ uint32_t answered() const { return barrier(1); }
+    __device__ __forceinline__ uint32_t empty(int slot) const { return barrier(2 + slot); }
+    __device__ __forceinline__ uint32_t full(int slot) const { return barrier(2 + RING + slot); }
+    __device__ __forceinline__ uint32_t turned(int copy) const { return barrier(2 + 2 * RING + copy); }
+    __device__ __forceinline__ uint32_t unturned(int copy) const { return barrier(4 + 2 * RING + copy); }
+    __device__ __forceinline__ uint32_t tile(int slot) const { return slots + slot * S::SLOT_BYTES; }
+    __device__ __forceinline__ uint32_t copy(int number) const { return rotated + number * S::SLOT_BYTES; }
+
+    // The number of a part among all: what a warpgroup has summed of a row block.
+    __device__ __forceinline__ int64_t part_of(int slot, int row_block, int value_group) const {
+        return (static_cast<int64_t>(slot) * p.row_blocks + row_block) * S::VALUE_GROUPS + value_group;
+    }
+    __device__ __forceinline__ unsigned int* written(int cut, int group) const {
+        return p.written + part_of(cut, block + group / S::VALUE_GROUPS, group % S::VALUE_GROUPS);
+    }
+
+    __device__ __forceinline__ void prepare() const {
+        for (int slot = 0; slot < RING; slot++) {
+            barrier_init(full(slot), 1);
+            barrier_init(empty(slot), S::GROUPS * 4);
+        }
+        for (int number = 0; number < S::ROTATED; number++) {
+            barrier_init(turned(number), WARPGROUP);
+            barrier_init(unturned(number), S::GROUPS * 4);
+        }
+        barrier_init(asked(), 1);
+        barrier_init(answered(), S::GROUPS * 4);
+        barrier_init_fence();
+    }
+
+    __device__ __forceinline__ void load_tiles(const CUtensorMap* k_map, const CUtensorMap* v_map) const;
+    __device__ __forceinline__ void load_queries(const CUtensorMap* q_map) const;
+    __device__ __forceinline__ void rotate_tiles(unsigned char* memory) const;
+    __device__ __forceinline__ void compute(unsigned char* memory) const;
+    template <int COUNT>
+    __device__ __forceinline__ void
+    finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group) const;
+    __device__ __forceinline__ void merge(int group, float4* memory) const;
+    __device__ __forceinline__ void settle(int task, int row_block, int row, int channel, float low, float high) const;
+};
+
+}  // namespace paged
