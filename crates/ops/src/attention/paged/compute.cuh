@@ -15,7 +15,8 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     const int row = thread / 32 * 16 + lane / 4;
     const uint32_t query_rows = queries + row_group * S::Q_BYTES;
     const uint32_t value_offset = column / COLUMN * S::COLUMN_BYTES;
-    const int tokens[2] = {Row(p, block + row_group, row).token, Row(p, block + row_group, row + 8).token};
+    const Block rows(p, block + row_group);
+    const int tokens[2] = {rows.token_of(p, row), rows.token_of(p, row + 8)};
     Ring<RING> keys, values;
     if constexpr (!S::SHARED) values.advance();
     Ring<2> target;
@@ -39,8 +40,8 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
 #pragma unroll
         for (int step = 0; step < S::D / 16; step++) {
             const uint32_t bytes = step % 4 * 32;
-            const Factor rows = q.moved(step / 4 * (64 * ROW_BYTES) + bytes);
-            product_rows(s, rows, k.moved(step / 4 * S::COLUMN_BYTES + bytes), step > 0);
+            const Factor queries = q.moved(step / 4 * (64 * ROW_BYTES) + bytes);
+            product_rows(s, queries, k.moved(step / 4 * S::COLUMN_BYTES + bytes), step > 0);
         }
         product_commit();
     };
@@ -125,7 +126,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
 
     for (Items items(p, share); items.more(); items.next()) {
         const int4 item = items.item;
-        const int length = p.lengths[item.x / p.kv_heads];
+        const int length = p.lengths[divide(item.x, p.kv_heads)];
         // Keys that the first token sees: tiles below need no mask.
         const int seen = length - p.tokens + 1;
         m[0] = m[1] = -INFINITY;
@@ -138,27 +139,26 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             start_scores();
             product_wait<0>();
             end_scores();
-            softmax(item.y, seen);
-            pack_weights();
-            for (int number = item.y + 1; number < item.z; number++) {
+            for (int number = item.y;; number++) {
+                softmax(number, seen);
+                if constexpr (S::AHEAD) {
+                    product_wait<0>();
+                    if (number > item.y) end_outputs();
+                }
+                pack_weights();
+                if (number + 1 == item.z) break;
                 if constexpr (S::AHEAD) {
                     start_scores();
                     start_outputs();
                     product_wait<1>();
-                    end_scores();
-                    softmax(number, seen);
-                    product_wait<0>();
-                    end_outputs();
                 } else {
                     start_outputs();
                     product_wait<0>();
                     end_outputs();
                     start_scores();
                     product_wait<0>();
-                    end_scores();
-                    softmax(number, seen);
                 }
-                pack_weights();
+                end_scores();
             }
         }
         // The queries are free for the next item.
@@ -169,11 +169,11 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             product_wait<0>();
             end_outputs();
         }
-        finish(item, o, m, l, group);
+        finish(item, o, m, l, group, rows);
     }
-    // From here on nobody needs the queries: their memory is what CTAs that add up parts work in.
+    // From here on nobody needs tiles: their memory is where CTAs add up parts.
     named_barrier(1 + S::GROUPS, S::GROUPS * WARPGROUP);
-    merge(group, reinterpret_cast<float4*>(memory) + group * WARPGROUP);
+    merge(group, memory, rows);
 }
 
 }  // namespace paged

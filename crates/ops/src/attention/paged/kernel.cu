@@ -48,18 +48,17 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
     __syncthreads();
     constexpr bool BUDGETED = S::THREADS > 2 * WARPGROUP;
     if (group == S::GROUPS) {
-        if constexpr (BUDGETED) give_registers<S::GROUPS == 2 ? 24 : 40>();
+        if constexpr (BUDGETED) give_registers<24>();
         if (warp % 4 == 0) {
-            if (threadIdx.x % 32 == 0) prefetch_map(k_map), prefetch_map(v_map);
+            if (threadIdx.x % 32 == 0) prefetch_map(q_map), prefetch_map(k_map), prefetch_map(v_map);
             wait_for_previous_kernel();
-            kernel.load_tiles(k_map, v_map);
+            kernel.load_tiles(q_map, k_map, v_map);
         } else if (warp % 4 == 1 && threadIdx.x % 32 == 0) {
-            prefetch_map(q_map);
             wait_for_previous_kernel();
-            kernel.load_queries(q_map);
+            kernel.load_more_queries(q_map);
         }
-    } else if (S::ROTATE && group == S::GROUPS + 1) {
-        if constexpr (BUDGETED) take_registers<216>();
+    } else if (S::ROTATE && group > S::GROUPS) {
+        if constexpr (BUDGETED) give_registers<120>();
         wait_for_previous_kernel();
         kernel.rotate_tiles(memory);
     } else {

@@ -6,17 +6,22 @@
 
 namespace paged {
 
-// One warp: every lane issues some of the boxes of a tile.
+// One warp: every lane issues some of the boxes of a tile. The queries of the first item go first.
 template <class S>
-__device__ __forceinline__ void Kernel<S>::load_tiles(const CUtensorMap* k_map, const CUtensorMap* v_map) const {
+__device__ __forceinline__ void Kernel<S>::load_tiles(
+    const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
+) const {
     const int lane = threadIdx.x % 32;
     const int page_rows = 1 << p.page_shift;
     const int rows = page_rows < S::KEYS ? page_rows : S::KEYS;
     const int parts = S::KEYS / rows;
     Ring<RING> ring;
-    for (Items items(p, share); items.more(); items.next()) {
+    Items items(p, share);
+    // Before the first tiles, or they would wait behind all of these.
+    if (items.more() && lane == 0) load_queries(q_map, items.item);
+    for (; items.more(); items.next()) {
         const int4 item = items.item;
-        const int sequence = item.x / p.kv_heads, head = item.x % p.kv_heads;
+        const int sequence = divide(item.x, p.kv_heads), head = item.x - sequence * p.kv_heads;
         const int* pages = p.page_table + static_cast<int64_t>(sequence) * p.max_pages;
         const int length = p.lengths[sequence];
         // A lane's part of the tile is the same for all of its boxes: 32 is a multiple of the number of parts.
@@ -51,39 +56,45 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(const CUtensorMap* k_map, 
     }
 }
 
-// One thread: the queries of the next item as soon as those of the last are no longer needed.
+// One thread: the queries of an item.
 template <class S>
-__device__ __forceinline__ void Kernel<S>::load_queries(const CUtensorMap* q_map) const {
-    const int group = p.heads / p.kv_heads;
-    const int rows = group >= 64 ? 64 : group * p.block_tokens;
-    uint32_t parity = 1;
-    for (Items items(p, share); items.more(); items.next()) {
-        const int task = items.item.x;
-        const int sequence = task / p.kv_heads, head = task % p.kv_heads;
-        barrier_wait(answered(), parity);
-        parity ^= 1;
-        barrier_expect(asked(), S::ROW_GROUPS * S::D_COLUMNS * rows * ROW_BYTES);
-        for (int g = 0; g < S::ROW_GROUPS; g++) {
-            const int token = (block + g) / p.head_blocks * p.block_tokens;
-            const int from = head * group + (block + g) % p.head_blocks * 64;
-            for (int column = 0; column < S::D_COLUMNS; column++) {
-                copy_box(
-                    queries + g * S::Q_BYTES + column * 64 * ROW_BYTES, q_map, asked(), column * COLUMN, from,
-                    sequence * p.tokens + token
-                );
-            }
+__device__ __forceinline__ void Kernel<S>::load_queries(const CUtensorMap* q_map, const int4& item) const {
+    const int rows = p.group >= 64 ? 64 : p.group * p.block_tokens;
+    const int sequence = divide(item.x, p.kv_heads), head = item.x - sequence * p.kv_heads;
+    barrier_expect(asked(), S::ROW_GROUPS * S::D_COLUMNS * rows * ROW_BYTES);
+    for (int g = 0; g < S::ROW_GROUPS; g++) {
+        const Block first(p, block + g);
+        const int from = head * p.group + first.head;
+        for (int column = 0; column < S::D_COLUMNS; column++) {
+            copy_box(
+                queries + g * S::Q_BYTES + column * 64 * ROW_BYTES, q_map, asked(), column * COLUMN, from,
+                sequence * p.tokens + first.token
+            );
         }
     }
 }
 
-// A warpgroup: a copy of each tile with its keys turned by their positions.
+// One thread: the queries of all items but the first, as soon as those before are no longer needed.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::load_more_queries(const CUtensorMap* q_map) const {
+    Items items(p, share);
+    if (!items.more()) return;
+    uint32_t parity = 0;
+    for (items.next(); items.more(); items.next()) {
+        barrier_wait(answered(), parity);
+        parity ^= 1;
+        load_queries(q_map, items.item);
+    }
+}
+
+// Two warpgroups: a copy of each tile with its keys turned by their positions.
 //
 // A thread has 8 channel pairs of every ROWS-th key, so its angles advance by the same amount from key to key and
 // from tile to tile: the table is only read anew every few tiles, instead of 1 KB per key of 512 bytes.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) const {
-    constexpr int LANES = S::D / 16, ROWS = WARPGROUP / LANES, REFRESH = 8;
-    const int thread = threadIdx.x % WARPGROUP;
+    constexpr int LANES = S::D / 16, ROWS = S::ROTATORS * WARPGROUP / LANES, REFRESH = 8;
+    const int thread = threadIdx.x - (S::GROUPS + 1) * WARPGROUP;
     const int row = thread / LANES, pair = thread % LANES * 8;
     const bool busy = pair < p.pairs;
     const uint32_t base = shared_address(memory);
@@ -121,7 +132,7 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
             const unsigned char* from = memory + (this->tile(ring.slot) - base);
             unsigned char* to = memory + (copy(target.slot) - base);
             if (busy) {
-#pragma unroll 4
+#pragma unroll
                 for (int key = row; key < S::KEYS; key += ROWS) {
                     const uint32_t at_low = offset(pair, key), at_high = offset(pair + p.pairs, key);
                     const uint4 low = *reinterpret_cast<const uint4*>(from + at_low);

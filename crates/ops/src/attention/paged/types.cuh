@@ -23,14 +23,18 @@ struct Params {
     const float* sines;
     void* out;
     float* lse;
-    float* part_out;
-    float* part_lse;
+    // Parts of outputs, not yet divided; of each row the maximum of its scores and the sum of their powers of two.
+    float4* part_out;
+    float2* part_sums;
     int max_pages;
     int page_shift;
     int pages;
     int tokens;
     int heads;
     int kv_heads;
+    // Query heads of a kv head.
+    int group;
+    float group_inverse;
     // Row blocks of a task, and how heads and tokens make one.
     int row_blocks;
     int head_blocks;
@@ -74,7 +78,9 @@ struct Shape {
     // Row blocks side by side in a CTA; warpgroups that share the value channels of a row block.
     static constexpr int ROW_GROUPS = ROW_GROUPS_, VALUE_GROUPS = VALUE_GROUPS_;
     static constexpr int GROUPS = ROW_GROUPS * VALUE_GROUPS;
-    static constexpr int THREADS = (GROUPS + 1 + ROTATE) * WARPGROUP;
+    // Warpgroups that rotate.
+    static constexpr int ROTATORS = ROTATE ? 2 : 0;
+    static constexpr int THREADS = (GROUPS + 1 + ROTATORS) * WARPGROUP;
     static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
     static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
     static constexpr int Q_BYTES = D_COLUMNS * 64 * ROW_BYTES;
@@ -85,36 +91,47 @@ struct Shape {
     static constexpr int BYTES = ROW_GROUPS * Q_BYTES + (SLOTS + ROTATED) * SLOT_BYTES + BARRIER_BYTES;
     // Whether the scores of the next tile are computed while the values of this one are summed: holds two tiles at once.
     static constexpr bool AHEAD = SLOTS >= 3;
-    static_assert(SLOTS >= 2 && (2 * SLOTS + 2 * ROTATED + 2) * 8 <= BARRIER_BYTES, "shared memory");
+    static_assert(SLOTS >= 2 && (2 * SLOTS + GROUPS + 6) * 8 <= BARRIER_BYTES, "shared memory");
     static_assert(!ROTATE || SHARED, "rotation on read is for keys that are values too");
 };
 
-// A row of a row block: its token, its head within the group, and whether there is such a query.
-struct Row {
-    int token, head;
-    bool valid;
+// Divisions are long; what they are by here is mostly 1.
+__device__ __forceinline__ int divide(int a, int b) { return b == 1 ? a : a / b; }
 
-    // Rows of a block that are queries; they come first.
-    __device__ static __forceinline__ int count(const Params& p, int block) {
-        if (block >= p.row_blocks) return 0;
-        const int group = p.heads / p.kv_heads;
-        if (group >= 64) return min(64, group - block % p.head_blocks * 64);
-        return min(p.block_tokens, p.tokens - block * p.block_tokens) * group;
+// A block of up to 64 rows of a task: tokens, of each all heads of the group; of a group of 64 heads or more, 64 heads of
+// one token.
+struct Block {
+    // The first token and head, and rows that are queries; they come first.
+    int token, head, rows;
+
+    __device__ __forceinline__ Block(const Params& p, int block) {
+        const int tokens = divide(block, p.head_blocks);
+        token = tokens * p.block_tokens;
+        head = (block - tokens * p.head_blocks) * 64;
+        rows = p.group >= 64 ? min(64, p.group - head) : min(p.block_tokens, p.tokens - token) * p.group;
+        if (block >= p.row_blocks) rows = 0;
     }
 
-    __device__ __forceinline__ Row(const Params& p, int block, int row) {
-        const int group = p.heads / p.kv_heads;
-        const int first = (block / p.head_blocks) * p.block_tokens;
-        if (group >= 64) {
-            token = first;
-            head = (block % p.head_blocks) * 64 + row;
-            valid = block < p.row_blocks && head < group;
-        } else {
-            token = first + row / group;
-            head = row % group;
-            valid = block < p.row_blocks && row < group * p.block_tokens && token < p.tokens;
-        }
+    // Of row `row`: its token, and its number among the queries of the task's sequence.
+    __device__ __forceinline__ int token_of(const Params& p, int row) const {
+        // Exact: the fraction is at least half a group away from a whole number.
+        return p.group >= 64 ? token : token + static_cast<int>((row + 0.5f) * p.group_inverse);
     }
+    __device__ __forceinline__ int query_of(const Params& p, int row) const {
+        const int of = token_of(p, row);
+        return of * p.heads + (p.group >= 64 ? head + row : row - (of - token) * p.group);
+    }
+};
+
+// The first query of a task.
+__device__ __forceinline__ int64_t task_query(const Params& p, int task) {
+    const int sequence = divide(task, p.kv_heads);
+    return static_cast<int64_t>(sequence) * p.tokens * p.heads + (task - sequence * p.kv_heads) * p.group;
+}
+
+template <bool VALUE>
+struct Flag {
+    static constexpr bool value = VALUE;
 };
 
 // The items of a share. The first lies beside the bounds of the others: one read less before the first load.
@@ -148,8 +165,8 @@ struct Kernel {
         rotated = slots + S::SLOTS * S::SLOT_BYTES;
         barriers = rotated + S::ROTATED * S::SLOT_BYTES;
         const int columns = (p.row_blocks + S::ROW_GROUPS - 1) / S::ROW_GROUPS;
-        block = (blockIdx.x % columns) * S::ROW_GROUPS;
-        share = blockIdx.x / columns;
+        share = divide(blockIdx.x, columns);
+        block = (blockIdx.x - share * columns) * S::ROW_GROUPS;
     }
 
     __device__ __forceinline__ uint32_t barrier(int number) const { return barriers + 8 * number; }
@@ -176,23 +193,25 @@ struct Kernel {
             barrier_init(empty(slot), S::GROUPS * 4);
         }
         for (int number = 0; number < S::ROTATED; number++) {
-            barrier_init(turned(number), WARPGROUP);
+            barrier_init(turned(number), S::ROTATORS * WARPGROUP);
             barrier_init(unturned(number), S::GROUPS * 4);
         }
+        for (int group = 0; group < S::GROUPS; group++) barrier_init(barrier(6 + 2 * RING + group), 1);
         barrier_init(asked(), 1);
         barrier_init(answered(), S::GROUPS * 4);
         barrier_init_fence();
     }
 
-    __device__ __forceinline__ void load_tiles(const CUtensorMap* k_map, const CUtensorMap* v_map) const;
-    __device__ __forceinline__ void load_queries(const CUtensorMap* q_map) const;
+    __device__ __forceinline__ void
+    load_tiles(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map) const;
+    __device__ __forceinline__ void load_queries(const CUtensorMap* q_map, const int4& item) const;
+    __device__ __forceinline__ void load_more_queries(const CUtensorMap* q_map) const;
     __device__ __forceinline__ void rotate_tiles(unsigned char* memory) const;
     __device__ __forceinline__ void compute(unsigned char* memory) const;
     template <int COUNT>
     __device__ __forceinline__ void
-    finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group) const;
-    __device__ __forceinline__ void merge(int group, float4* memory) const;
-    __device__ __forceinline__ void settle(int task, int row_block, int row, int channel, float low, float high) const;
+    finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, const Block& rows) const;
+    __device__ __forceinline__ void merge(int group, unsigned char* memory, const Block& rows) const;
 };
 
 }  // namespace paged

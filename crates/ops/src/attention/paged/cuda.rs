@@ -1,0 +1,428 @@
+//! Launches of `kernel.cu` and `plan.cuh`.
+
+use super::{Cache, Shape, plan::Plan};
+use crate::{
+    attention::Heads,
+    cuda::{Launch, Module, check, gpu_of, launch, module, unsupported},
+};
+use cudarc::driver::sys;
+use keyfold_core::DType;
+use keyfold_tensor::{Arena, Device, Tensor, cuda::Gpu};
+use std::{ffi::c_void, ptr::null_mut};
+
+static KERNELS: Module = module!("attention_paged");
+
+/// Elements of a tile's row (128 bytes), rows of a row block, bytes of shared memory that a kernel keeps for barriers.
+const COLUMN: usize = 64;
+const ROWS: usize = 64;
+const BARRIERS: usize = 512;
+const WARPGROUP: usize = 128;
+const PLANNERS: u32 = 1024;
+
+/// A form of the kernel: `Shape` in types.cuh.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    name: &'static str,
+    width: usize,
+    value_width: usize,
+    /// Keys of a tile.
+    keys: usize,
+    shared: bool,
+    rotate: bool,
+    row_groups: usize,
+    value_groups: usize,
+}
+
+const fn form(
+    name: &'static str,
+    [width, value_width, keys]: [usize; 3],
+    [shared, rotate]: [bool; 2],
+    [row_groups, value_groups]: [usize; 2],
+) -> Form {
+    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups }
+}
+
+/// As at the end of kernel.cu; of those that fit, the first is taken.
+const FORMS: [Form; 11] = [
+    form("paged_attention_64", [64, 64, 128], [false, false], [1, 1]),
+    form("paged_attention_64_shared", [64, 64, 128], [true, false], [1, 1]),
+    form("paged_attention_128", [128, 128, 128], [false, false], [1, 1]),
+    form("paged_attention_128_shared", [128, 128, 128], [true, false], [1, 1]),
+    form("paged_attention_128_rotate", [128, 128, 128], [true, true], [1, 1]),
+    form("paged_attention_256", [256, 256, 64], [false, false], [1, 1]),
+    form("paged_attention_256_shared", [256, 256, 64], [true, false], [1, 1]),
+    form("paged_attention_256_rotate", [256, 256, 64], [true, true], [1, 1]),
+    form("paged_attention_256_rows", [256, 256, 64], [false, false], [2, 1]),
+    form("paged_attention_256_shared_rows", [256, 256, 64], [true, false], [2, 1]),
+    form("paged_attention_576_shared", [576, 512, 64], [true, false], [1, 2]),
+];
+
+impl Form {
+    /// The form for `shape`, if there is one.
+    ///
+    /// Two row blocks in a CTA halve what comes out of the L2 cache. Values in planes of their own keep it less busy than
+    /// memory with two row blocks, and then more CTAs are better; with more blocks it is what binds.
+    fn of(shape: &Shape, blocks: &Blocks) -> Option<&'static Self> {
+        let sided = blocks.count > 2 || (shape.shared && blocks.count > 1);
+        let fits = |form: &&Self| {
+            (form.shared, form.rotate) == (shape.shared, shape.rotate)
+                && shape.width <= form.width
+                && shape.value_width <= form.value_width
+        };
+        let best = FORMS.iter().find(fits)?;
+        let like = |form: &&Self| form.width == best.width && form.row_groups == 2;
+        Some(FORMS.iter().filter(fits).find(like).filter(|_| sided).unwrap_or(best))
+    }
+
+    fn groups(&self) -> usize {
+        self.row_groups * self.value_groups
+    }
+
+    fn threads(&self) -> usize {
+        (self.groups() + 1 + if self.rotate { 2 } else { 0 }) * WARPGROUP
+    }
+
+    /// Shared memory of a CTA of which there are `most` bytes.
+    fn bytes(&self, most: usize) -> usize {
+        let slot = self.width.max(self.value_width) * self.keys * 2;
+        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + if self.rotate { 2 * slot } else { 0 };
+        fixed + (most - fixed) / slot * slot
+    }
+
+    /// f32 values of a part of a row block.
+    fn part(&self) -> usize {
+        ROWS * self.value_width
+    }
+}
+
+/// How the queries of a task make blocks of 64 rows.
+#[derive(Clone, Copy, Debug)]
+struct Blocks {
+    count: usize,
+    /// Blocks that one token's heads take.
+    heads: usize,
+    /// Tokens of a block.
+    tokens: usize,
+}
+
+impl Blocks {
+    fn of(shape: &Shape) -> Self {
+        let group = shape.heads / shape.kv_heads;
+        let heads = group.div_ceil(ROWS);
+        let tokens = (ROWS / group).clamp(1, shape.tokens);
+        Self { count: heads * shape.tokens.div_ceil(tokens), heads, tokens }
+    }
+}
+
+/// What a batch keeps on a GPU.
+#[derive(Debug)]
+pub(super) struct Batch {
+    form: &'static Form,
+    blocks: Blocks,
+    gpu: usize,
+    sequences: usize,
+    /// CTAs side by side for the row blocks of a task; each such column takes all shares.
+    columns: usize,
+    shares: usize,
+    lengths: Tensor,
+    tables: Tensor,
+    /// As `Plan` in plan.cuh: shares, items, cuts, counters.
+    plan: Tensor,
+    parts: Tensor,
+    sums: Tensor,
+}
+
+/// Words of memory: all that is not bf16 is kept in tensors of this type.
+fn words(arena: &Arena, count: usize) -> Tensor {
+    arena.tensor(1, count.max(1), DType::F32)
+}
+
+fn upload(to: &mut Tensor, values: &[u32]) {
+    let mut bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    bytes.resize(4 * to.len(), 0);
+    to.write_bytes(&bytes);
+}
+
+/// `Plan` in plan.cuh.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PagedPlan {
+    lengths: u64,
+    shares: u64,
+    items: u64,
+    cuts: u64,
+    written: u64,
+    counters: i32,
+    sequences: i32,
+    kv_heads: i32,
+    count: i32,
+    keys: i32,
+}
+
+impl Batch {
+    /// None on the host.
+    pub(super) fn new(arena: &Arena, shape: &Shape, sequences: usize, entries: usize) -> Option<Self> {
+        let Device::Cuda(index) = arena.device() else { return None };
+        let gpu = keyfold_tensor::cuda::gpu(index).unwrap_or_else(|error| error.raise());
+        let blocks = Blocks::of(shape);
+        let Some(form) = Form::of(shape, &blocks).filter(|_| gpu.capability().0 == 9) else {
+            unsupported(gpu, format!("paged attention of {shape:?} (kernels are for Hopper: compute capability 9.0)"))
+        };
+        let columns = blocks.count.div_ceil(form.row_groups);
+        let shares = (gpu.multiprocessors() / columns).max(1);
+        let tasks = sequences * shape.kv_heads;
+        let groups = blocks.count * form.value_groups;
+        let parts = Plan::slots(shares) * blocks.count;
+        Some(Self {
+            form,
+            blocks,
+            gpu: index,
+            sequences,
+            columns,
+            shares,
+            lengths: words(arena, sequences),
+            tables: words(arena, entries),
+            plan: words(arena, 4 * (2 * shares + tasks + shares + shares) + shares * groups),
+            parts: words(arena, parts * form.part()),
+            sums: words(arena, parts * form.value_groups * ROWS * 2),
+        })
+    }
+
+    fn layout(&self, shape: &Shape) -> PagedPlan {
+        let tasks = self.sequences * shape.kv_heads;
+        let shares = self.plan.address();
+        let items = shares + 16 * 2 * self.shares as u64;
+        let cuts = items + 16 * (tasks + self.shares) as u64;
+        PagedPlan {
+            lengths: self.lengths.address(),
+            shares,
+            items,
+            cuts,
+            written: cuts + 16 * self.shares as u64,
+            counters: (self.shares * self.blocks.count * self.form.value_groups) as i32,
+            sequences: self.sequences as i32,
+            kv_heads: shape.kv_heads as i32,
+            count: self.shares as i32,
+            keys: self.form.keys as i32,
+        }
+    }
+
+    /// Uploads what changed and plans anew.
+    pub(super) fn update(&mut self, shape: &Shape, lengths: &[u32], tables: &[u32]) {
+        upload(&mut self.lengths, lengths);
+        upload(&mut self.tables, tables);
+        self.plan(shape);
+    }
+
+    /// Plans from the lengths that lie on the device.
+    fn plan(&self, shape: &Shape) {
+        let gpu = gpu_of(&self.plan);
+        launch!(gpu, KERNELS, "paged_plan", Launch::blocks(1, PLANNERS); self.layout(shape));
+    }
+
+    /// The device's plan as the host would make it, to compare the two.
+    pub(crate) fn read_plan(&self, shape: &Shape) -> (Vec<i32>, Vec<i32>, Vec<i32>, usize, usize) {
+        let bytes = self.plan.to_bytes();
+        let all: Vec<i32> =
+            bytes.chunks_exact(4).map(|word| i32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect();
+        let layout = self.layout(shape);
+        let at = |address: u64| ((address - layout.shares) / 4) as usize;
+        let (items, cuts, written) = (at(layout.items), at(layout.cuts), at(layout.written));
+        let (shares, keys) = (self.shares, self.form.keys);
+        (all[..items].to_vec(), all[items..cuts].to_vec(), all[cuts..written].to_vec(), shares, keys)
+    }
+}
+
+/// `Params` in types.cuh.
+#[repr(C)]
+struct PagedParams {
+    page_table: u64,
+    lengths: u64,
+    shares: u64,
+    items: u64,
+    cuts: u64,
+    written: u64,
+    cosines: u64,
+    sines: u64,
+    out: u64,
+    lse: u64,
+    part_out: u64,
+    part_sums: u64,
+    max_pages: i32,
+    page_shift: i32,
+    pages: i32,
+    tokens: i32,
+    heads: i32,
+    kv_heads: i32,
+    group: i32,
+    group_inverse: f32,
+    row_blocks: i32,
+    head_blocks: i32,
+    block_tokens: i32,
+    value_width: i32,
+    pairs: i32,
+    positions: i32,
+    scale: f32,
+    out_f32: i32,
+}
+
+/// How the copy engine finds boxes of a bf16 array: `dims` and `extent` with the innermost first, `steps` in elements
+/// for all but the innermost.
+fn map<const RANK: usize>(
+    gpu: &Gpu,
+    name: &str,
+    address: u64,
+    dims: [usize; RANK],
+    steps: &[usize],
+    extent: [usize; RANK],
+) -> sys::CUtensorMap {
+    assert!(
+        address.is_multiple_of(16) && steps.iter().all(|step| (2 * step).is_multiple_of(16)),
+        "paged attention: rows and heads of {name} must begin at multiples of 16 bytes"
+    );
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    let dims = dims.map(|dim| dim.max(1) as u64);
+    let steps: Vec<u64> = steps.iter().map(|step| 2 * *step as u64).collect();
+    let extent = extent.map(|size| size as u32);
+    let apart = [1; RANK];
+    // SAFETY: all arrays have as many entries as the rank says (strides one less), and live during the call.
+    let made = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut map,
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            RANK as u32,
+            address as *mut c_void,
+            dims.as_ptr(),
+            steps.as_ptr(),
+            extent.as_ptr(),
+            apart.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    gpu.check(&format!("describe {name} to the copy engine"), made.result());
+    map
+}
+
+/// [`map`] of a plane: channels, heads, tokens of a page, pages; boxes of 64 channels of the rows of a tile.
+fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, page: usize, keys: usize) -> sys::CUtensorMap {
+    let Heads { tensor, count, width, stride } = heads;
+    // A single head's stride is never walked, but must be one that the copy engine accepts.
+    let stride = if count == 1 { tensor.stride() } else { stride };
+    map(
+        gpu,
+        name,
+        tensor.address(),
+        [width, count, page, tensor.rows() / page],
+        &[stride, tensor.stride(), tensor.stride() * page],
+        [COLUMN, 1, page.min(keys), 1],
+    )
+}
+
+/// See [`super::attend`].
+pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &super::Batch, out: &Tensor, lse: &Tensor) {
+    let gpu = gpu_of(q);
+    let shape = &batch.shape;
+    let Some(device) = batch.device.as_ref().filter(|device| device.gpu == gpu.index()) else {
+        unsupported(gpu, "paged attention with a batch made for another device")
+    };
+    check("paged attention", gpu, DType::Bf16, &[("q", q), ("k", cache.k.tensor)]);
+    check("paged attention", gpu, DType::F32, &[("lse", lse)]);
+    check("paged attention", gpu, out.dtype(), &[("out", out)]);
+    for (name, tensor) in [("q", q), ("out", out), ("lse", lse)] {
+        assert!(tensor.is_contiguous(), "paged attention: {name} has gaps between its rows");
+    }
+    assert!(
+        shape.value_width.is_multiple_of(2),
+        "paged attention: values of {} channels, an even number was expected",
+        shape.value_width
+    );
+    let Batch { form, blocks, .. } = *device;
+    let group = shape.heads / shape.kv_heads;
+    let tokens = device.sequences * shape.tokens;
+    let queries = map(
+        gpu,
+        "q",
+        q.address(),
+        [shape.width, shape.heads, tokens],
+        &[shape.width, shape.heads * shape.width],
+        [COLUMN, group.min(ROWS), blocks.tokens],
+    );
+    let keys = plane(gpu, "k", cache.k, shape.page, form.keys);
+    let values = match cache.v {
+        Some(v) => {
+            check("paged attention", gpu, DType::Bf16, &[("v", v.tensor)]);
+            plane(gpu, "v", v, shape.page, form.keys)
+        }
+        None => keys,
+    };
+    let angles = cache.rotate.map(|table| {
+        assert!(
+            shape.width.is_multiple_of(16),
+            "paged attention: keys of {} channels to rotate, a multiple of 16 was expected",
+            shape.width
+        );
+        (table.on(gpu), table.positions())
+    });
+    let (cosines, positions) = angles.as_ref().map_or((0, 0), |(table, positions)| (table.address(), *positions));
+    let layout = device.layout(shape);
+    let params = PagedParams {
+        page_table: device.tables.address(),
+        lengths: layout.lengths,
+        shares: layout.shares,
+        items: layout.items,
+        cuts: layout.cuts,
+        written: layout.written,
+        cosines,
+        sines: cosines + (positions * shape.width / 2 * 4) as u64,
+        out: out.address(),
+        lse: lse.address(),
+        part_out: device.parts.address(),
+        part_sums: device.sums.address(),
+        max_pages: (batch.tables.len() / device.sequences) as i32,
+        page_shift: shape.page.trailing_zeros() as i32,
+        pages: (cache.k.tensor.rows() / shape.page) as i32,
+        tokens: shape.tokens as i32,
+        heads: shape.heads as i32,
+        kv_heads: shape.kv_heads as i32,
+        group: group as i32,
+        group_inverse: 1.0 / group as f32,
+        row_blocks: blocks.count as i32,
+        head_blocks: blocks.heads as i32,
+        block_tokens: blocks.tokens as i32,
+        value_width: shape.value_width as i32,
+        pairs: (shape.width / 2) as i32,
+        positions: positions as i32,
+        scale: cache.scale * std::f32::consts::LOG2_E,
+        out_f32: i32::from(out.dtype() == DType::F32),
+    };
+    let function = KERNELS.function(gpu, form.name);
+    let bytes = form.bytes(function.shared_limit());
+    let mut arguments: [*mut c_void; 5] = [
+        (&raw const queries).cast_mut().cast(),
+        (&raw const keys).cast_mut().cast(),
+        (&raw const values).cast_mut().cast(),
+        (&raw const params).cast_mut().cast(),
+        null_mut(),
+    ];
+    // CTAs wait for each other where they add up parts: cooperative, so that all of them run at once.
+    // SAFETY: the arguments are as the kernel declares them, and the entry checks cover what it reads and writes; pages
+    // of the batch lie within the cache.
+    let started = unsafe {
+        sys::cuLaunchCooperativeKernel(
+            function.handle(),
+            (device.shares * device.columns) as u32,
+            1,
+            1,
+            form.threads() as u32,
+            1,
+            1,
+            bytes as u32,
+            gpu.stream(),
+            arguments.as_mut_ptr(),
+        )
+    };
+    gpu.check("start paged attention", started.result());
+}

@@ -1,0 +1,92 @@
+//! Who computes what: the keys of all sequences in tiles, cut into equal shares.
+//!
+//! The kernels read a share each. A task (a sequence and a kv head) whose tiles lie in several shares is cut, and its parts
+//! are added up. Decoding is bound by reading, so equal shares end together; where shares of whole tasks, or tasks of whole
+//! shares, are little larger than that, they are better: no parts need to be joined.
+
+/// Consecutive tiles of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Sequence times kv heads plus kv head.
+    pub task: usize,
+    /// The first tile.
+    pub first: usize,
+    /// The tile behind the last.
+    pub end: usize,
+    /// Which of [`Plan::cuts`] this is a part of, if it is not the whole task.
+    pub cut: Option<usize>,
+}
+
+/// A task in parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Which task.
+    pub task: usize,
+    /// Where its first part is kept; the others follow.
+    pub slot: usize,
+    /// Number of parts.
+    pub parts: usize,
+    /// The share that has the first part; those that follow have the others.
+    pub share: usize,
+}
+
+/// A plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The items of each share, as a range of [`Plan::items`].
+    pub shares: Vec<std::ops::Range<usize>>,
+    /// All items, by task.
+    pub items: Vec<Item>,
+    /// Tasks in parts.
+    pub cuts: Vec<Cut>,
+}
+
+impl Plan {
+    /// At most this many parts are kept, for `shares` shares: each begins or ends with one of a cut task.
+    pub const fn slots(shares: usize) -> usize {
+        2 * shares
+    }
+
+    /// The plan for sequences of `lengths` keys, in tiles of `keys`, for `kv_heads` heads each, among `shares`.
+    pub fn new(lengths: &[u32], kv_heads: usize, shares: usize, keys: usize) -> Self {
+        // A sequence without keys still needs its output written.
+        let tiles = |length: &u32| (*length as usize).div_ceil(keys).max(1);
+        let total = kv_heads * lengths.iter().map(tiles).sum::<usize>();
+        let size = share_size(total, lengths.iter().map(tiles).max().unwrap_or(1), shares);
+        let mut plan = Self { shares: vec![0..0; shares], items: Vec::new(), cuts: Vec::new() };
+        let (mut start, mut slot) = (0, 0);
+        for (task, length) in lengths.iter().flat_map(|length| vec![length; kv_heads]).enumerate() {
+            let end = start + tiles(length);
+            let (first, last) = (start / size, (end - 1) / size);
+            let parts = last - first + 1;
+            let cut = (parts > 1).then_some(plan.cuts.len());
+            if cut.is_some() {
+                plan.cuts.push(Cut { task, slot, parts, share: first });
+                slot += parts;
+            }
+            for share in first..=last {
+                let number = plan.items.len();
+                let (from, to) = (start.max(share * size), end.min((share + 1) * size));
+                let to = if *length == 0 { from } else { to };
+                plan.items.push(Item { task, first: from - start, end: to - start, cut });
+                if plan.shares[share].is_empty() {
+                    plan.shares[share].start = number;
+                }
+                plan.shares[share].end = number + 1;
+            }
+            start = end;
+        }
+        plan
+    }
+}
+
+/// Tiles of a share. Even shares, unless cutting tasks into equal parts, or not at all, takes at most a sixteenth more.
+fn share_size(total: usize, longest: usize, shares: usize) -> usize {
+    let even = total.div_ceil(shares).max(1);
+    let whole = if longest >= even {
+        longest.div_ceil(longest / even)
+    } else {
+        longest * even.div_ceil(longest)
+    };
+    if whole * 16 <= even * 17 { whole } else { even }
+}

@@ -1,0 +1,95 @@
+//! The definition, in double precision, over pages wherever they lie.
+
+use super::{Batch, Cache};
+use crate::attention::Heads;
+use keyfold_tensor::Tensor;
+
+/// The rows of a plane as f64.
+struct Plane {
+    values: Vec<f32>,
+    cols: usize,
+    stride: usize,
+    width: usize,
+}
+
+impl Plane {
+    fn of(heads: Heads<'_>) -> Self {
+        Self {
+            values: heads.tensor.to_vec(),
+            cols: heads.tensor.cols(),
+            stride: heads.stride,
+            width: heads.width,
+        }
+    }
+
+    fn row(&self, row: usize, head: usize) -> Vec<f64> {
+        let start = row * self.cols + head * self.stride;
+        self.values[start..start + self.width].iter().map(|x| f64::from(*x)).collect()
+    }
+}
+
+/// See [`super::attend`].
+pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, lse: &mut Tensor) {
+    let shape = &batch.shape;
+    let group = shape.heads / shape.kv_heads;
+    let (keys, values) = (Plane::of(cache.k), cache.v.map(Plane::of));
+    let queries = q.to_vec();
+    let mut outputs = vec![0.0; out.len()];
+    let mut sums = vec![f32::NEG_INFINITY; lse.len()];
+    for (sequence, &length) in batch.lengths.iter().enumerate() {
+        let pages = batch.pages(sequence);
+        let row_of = |key: usize| pages[key / shape.page] as usize * shape.page + key % shape.page;
+        for kv_head in 0..shape.kv_heads {
+            let rows: Vec<(Vec<f64>, Vec<f64>)> = (0..length as usize)
+                .map(|key| {
+                    let mut k = keys.row(row_of(key), kv_head);
+                    let v = match &values {
+                        Some(values) => values.row(row_of(key), kv_head),
+                        None => k[..shape.value_width].to_vec(),
+                    };
+                    if let Some(table) = cache.rotate {
+                        rotate(&mut k, table.cos(key), table.sin(key));
+                    }
+                    (k, v)
+                })
+                .collect();
+            for token in 0..shape.tokens {
+                let seen = (length as usize + token + 1).saturating_sub(shape.tokens).min(rows.len());
+                for head in kv_head * group..(kv_head + 1) * group {
+                    let query = (sequence * shape.tokens + token) * shape.heads + head;
+                    let q = &queries[query * shape.width..][..shape.width];
+                    let scores: Vec<f64> = rows[..seen]
+                        .iter()
+                        .map(|(k, _)| {
+                            let dot: f64 = k.iter().zip(q).map(|(k, q)| k * f64::from(*q)).sum();
+                            dot * f64::from(cache.scale)
+                        })
+                        .collect();
+                    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+                    let mut output = vec![0.0; shape.value_width];
+                    for (score, (_, v)) in scores.iter().zip(&rows) {
+                        let weight = (score - top).exp() / sum;
+                        output.iter_mut().zip(v).for_each(|(output, v)| *output += weight * v);
+                    }
+                    if seen > 0 {
+                        sums[query] = (top + sum.ln()) as f32;
+                    }
+                    let to = &mut outputs[query * shape.value_width..][..shape.value_width];
+                    to.iter_mut().zip(output).for_each(|(to, value)| *to = value as f32);
+                }
+            }
+        }
+    }
+    out.write(&outputs);
+    lse.write(&sums);
+}
+
+fn rotate(k: &mut [f64], cos: &[f32], sin: &[f32]) {
+    let half = k.len() / 2;
+    for (i, (cos, sin)) in cos.iter().zip(sin).enumerate() {
+        let (cos, sin) = (f64::from(*cos), f64::from(*sin));
+        let (a, b) = (k[i], k[i + half]);
+        (k[i], k[i + half]) = (a * cos - b * sin, b * cos + a * sin);
+    }
+}
