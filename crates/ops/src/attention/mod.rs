@@ -7,6 +7,7 @@ mod cached;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod paged;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

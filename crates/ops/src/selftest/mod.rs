@@ -8,6 +8,7 @@ mod attention;
 mod dense;
 mod heads;
 mod loss;
+mod paged;
 mod rows;
 mod twin;
 
@@ -36,6 +37,7 @@ const SUITES: &[Suite] = &[
     ("value_map", heads::value_map),
     ("moe", heads::moe),
     ("attention", attention::attention),
+    ("paged", paged::attention),
 ];
 
 /// Names of what can be checked.

@@ -79,7 +79,7 @@ impl Form {
     }
 
     fn threads(&self) -> usize {
-        (self.groups() + 1 + if self.rotate { 2 } else { 0 }) * WARPGROUP
+        (self.groups() + 1 + usize::from(self.rotate)) * WARPGROUP
     }
 
     /// Shared memory of a CTA of which there are `most` bytes.
@@ -220,16 +220,39 @@ impl Batch {
         launch!(gpu, KERNELS, "paged_plan", Launch::blocks(1, PLANNERS); self.layout(shape));
     }
 
-    /// The device's plan as the host would make it, to compare the two.
-    pub(crate) fn read_plan(&self, shape: &Shape) -> (Vec<i32>, Vec<i32>, Vec<i32>, usize, usize) {
+    /// Whether the plan that lies on the device is the host's.
+    pub(super) fn plans_alike(&self, shape: &Shape, lengths: &[u32]) -> bool {
         let bytes = self.plan.to_bytes();
-        let all: Vec<i32> =
-            bytes.chunks_exact(4).map(|word| i32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect();
-        let layout = self.layout(shape);
-        let at = |address: u64| ((address - layout.shares) / 4) as usize;
-        let (items, cuts, written) = (at(layout.items), at(layout.cuts), at(layout.written));
-        let (shares, keys) = (self.shares, self.form.keys);
-        (all[..items].to_vec(), all[items..cuts].to_vec(), all[cuts..written].to_vec(), shares, keys)
+        let words: Vec<[i32; 4]> = bytes
+            .chunks_exact(16)
+            .map(|four| {
+                std::array::from_fn(|i| {
+                    i32::from_ne_bytes([four[4 * i], four[4 * i + 1], four[4 * i + 2], four[4 * i + 3]])
+                })
+            })
+            .collect();
+        let tasks = self.sequences * shape.kv_heads;
+        let (shares, rest) = words.split_at(2 * self.shares);
+        let (items, cuts) = rest.split_at(tasks + self.shares);
+        let plan = Plan::new(lengths, shape.kv_heads, self.shares, self.form.keys);
+        let item = |number: usize| {
+            let item = plan.items[number];
+            [item.task as i32, item.first as i32, item.end as i32, item.cut.map_or(-1, |cut| cut as i32)]
+        };
+        let mut alike = (0..plan.items.len()).all(|number| items[number] == item(number));
+        for (share, range) in plan.shares.iter().enumerate() {
+            let [begin, end, ..] = shares[2 * share + 1];
+            alike &= match range.is_empty() {
+                true => begin == end,
+                false => {
+                    (begin as usize..end as usize) == *range && shares[2 * share] == item(range.start)
+                }
+            };
+        }
+        for (cut, found) in plan.cuts.iter().zip(cuts) {
+            alike &= *found == [cut.task, cut.slot, cut.parts, cut.share].map(|x| x as i32);
+        }
+        alike
     }
 }
 

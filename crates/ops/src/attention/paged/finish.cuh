@@ -62,7 +62,7 @@ __device__ __forceinline__ void Kernel<S>::finish(
                     lane % 4 == 0 ? make_float2(m[0], sum[0]) : make_float2(m[1], sum[1]);
             }
         }
-        fence_async();
+        fence_async_everywhere();
         named_barrier(1 + group, WARPGROUP);
         if (thread == 0) release(written(item.w, group));
         return;
@@ -88,23 +88,70 @@ __device__ __forceinline__ void Kernel<S>::finish(
     }
 }
 
+// A lane's accumulators of a unit, two channels each of two rows whose outputs lie at `places`.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::write_unit(
+    int unit, int value_group, int row, const int64_t (&places)[2], const float (&sum)[4], const Block& rows
+) const {
+    const int channel = value_group * (S::E / S::VALUE_GROUPS) + unit / 4 * 8 + threadIdx.x % 4 * 2;
+    if (channel >= p.value_width) return;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        if (row + 8 * r >= rows.rows) break;
+        const int64_t at = places[r] + channel;
+        if (p.out_f32) put<true>(p.out, at, sum[2 * r], sum[2 * r + 1]);
+        else put<false>(p.out, at, sum[2 * r], sum[2 * r + 1]);
+    }
+}
+
+// One unit of many parts.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::add_many(
+    int unit, int64_t number, int64_t step, int parts, const float2* weights, float4* others, const int64_t* places,
+    int value_group, const Block& rows
+) const {
+    constexpr int UNITS = S::E / S::VALUE_GROUPS / 8 * 4;
+    const int thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32, local = lane / 4;
+    const float4* from = p.part_out + (number * UNITS + unit) * 32 + lane;
+    float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 16
+    for (int part = warp; part < parts; part += 4) {
+        const float4 value = __ldcg(from + part * (step * UNITS * 32));
+        const float first = weights[part * 16 + local].x, second = weights[part * 16 + local + 8].x;
+        sum.x += first * value.x, sum.y += first * value.y, sum.z += second * value.z, sum.w += second * value.w;
+    }
+    if (warp > 0) others[(warp - 1) * 32 + lane] = sum;
+    named_barrier(1 + threadIdx.x / WARPGROUP, WARPGROUP);
+    if (warp == 0) {
+        for (int other = 0; other < 3; other++) {
+            const float4 more = others[other * 32 + lane];
+            sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+        }
+        const int row = unit % 4 * 16 + local;
+        const int64_t place[2] = {places[row], places[row + 8]};
+        const float four[4] = {sum.x, sum.y, sum.z, sum.w};
+        write_unit(unit, value_group, row, place, four, rows);
+    }
+    named_barrier(1 + threadIdx.x / WARPGROUP, WARPGROUP);
+}
+
 // Adds up this CTA's share of the outputs of tasks of which it has a part: of its first item, its last, or both.
 //
 // Its share are some units, 8 channels of 16 rows, 512 bytes of every part. Of a few parts, the copy engine brings them to
 // where tiles were while the weights of all rows are computed. Of many, it would take longer to ask for so many small
-// pieces than to read them: then units come one by one, each half of the warpgroup adding every other part.
+// pieces than to read them: then units come one by one, and each warp adds up every fourth part.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memory, const Block& rows) const {
     constexpr int UNIT = 64, UNIT_BYTES = UNIT * sizeof(float2), UNITS = S::E / S::VALUE_GROUPS / 8 * 4, MANY = 16;
     constexpr int ROOM = S::SLOTS * S::SLOT_BYTES / S::GROUPS / UNIT_BYTES;
     const int row_block = block + group / S::VALUE_GROUPS, value_group = group % S::VALUE_GROUPS;
-    const int thread = threadIdx.x % WARPGROUP, pair = thread % UNIT, half = thread / UNIT;
+    const int thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32;
     if (row_block >= p.row_blocks) return;
     const uint32_t arrived = barrier(6 + 2 * RING + group), base = slots + group * ROOM * UNIT_BYTES;
-    // Of each row where its output lies; sums of the other half; of each part and row its maximum and sum, then its weight.
+    // Of each row where its output lies; sums of the other warps; of each part and row its maximum and sum, then its weight.
     int64_t* places = reinterpret_cast<int64_t*>(memory + (base - shared_address(memory)));
-    float2* others = reinterpret_cast<float2*>(places + UNIT);
-    float2* weights = others + UNIT;
+    float4* others = reinterpret_cast<float4*>(places + UNIT);
+    float2* weights = reinterpret_cast<float2*>(others + 3 * 32);
     uint32_t parity = 0;
     const int4 bounds = p.shares[2 * share + 1];
 #pragma unroll 1
@@ -114,20 +161,20 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
         const int4 cut = p.cuts[item.w];
         const int parts = cut.z, part = share - cut.w, end = UNITS * (part + 1) / parts;
         const bool many = parts > MANY;
-        const int together = many ? 1 : (ROOM - 2 - parts) / parts;
+        const int together = many ? 1 : (ROOM - 4 - parts) / parts;
         const int64_t number = part_of(cut.y, row_block, value_group), step = part_of(1, 0, 0);
         const int64_t first_query = task_query(p, item.x);
         unsigned int* counter = written(item.w, group);
         if (thread < 32) {
             while (acquire(counter) < parts) {}
-            fence_async();
+            fence_async_everywhere();
         }
         named_barrier(1 + group, WARPGROUP);
         if (thread < rows.rows) places[thread] = (first_query + rows.query_of(p, thread)) * p.value_width;
 #pragma unroll 1
         for (int first = UNITS * part / parts; first < end; first += together) {
             const int count = min(together, end - first);
-            const uint32_t values = base + (2 + parts) * UNIT_BYTES;
+            const uint32_t values = base + (4 + parts) * UNIT_BYTES;
             if (!many && thread < 32) {
                 if (thread == 0) barrier_expect(arrived, parts * count * UNIT_BYTES);
                 __syncwarp();
@@ -165,39 +212,27 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
                 barrier_wait(arrived, parity);
                 parity ^= 1;
             }
-            // A unit's pairs of channels as the threads' accumulators lay: of two rows 8 apart in turn.
-            const float2* here = reinterpret_cast<const float2*>(memory + (values - shared_address(memory))) + pair;
+            if (many) {
+                add_many(first, number, step, parts, weights, others, places, value_group, rows);
+                continue;
+            }
+            // A warp has the units of the rows that it also computed.
+            const int own = warp * 16 + lane / 4;
+            const float4* here = reinterpret_cast<const float4*>(memory + (values - shared_address(memory))) + lane;
+            if (own < rows.rows) {
+                const int64_t place[2] = {places[own], places[min(own + 8, rows.rows - 1)]};
 #pragma unroll 1
-            for (int unit = first + (many ? 0 : half); unit < first + count; unit += 2) {
-                const int in_quarter = pair / 8 + pair % 2 * 8, row = unit % 4 * 16 + in_quarter;
-                const int channel = value_group * (UNITS * 2) + unit / 4 * 8 + pair / 2 % 4 * 2;
-                float low = 0.0f, high = 0.0f;
-                if (many) {
-                    const float2* there = reinterpret_cast<const float2*>(p.part_out);
-                    there += (number * UNITS + unit) * UNIT + pair;
-                    if (row < rows.rows) {
-#pragma unroll 16
-                        for (int from = half; from < parts; from += 2) {
-                            const float2 value = __ldcg(there + from * step * (UNITS * UNIT));
-                            const float weight = weights[from * 16 + in_quarter].x;
-                            low += weight * value.x, high += weight * value.y;
-                        }
-                    }
-                    if (half == 1) others[pair] = make_float2(low, high);
-                    named_barrier(1 + group, WARPGROUP);
-                    if (half == 1) break;
-                    low += others[pair].x, high += others[pair].y;
-                } else {
-#pragma unroll 4
+                for (int unit = first + ((warp - first) & 3); unit < first + count; unit += 4) {
+                    float sum[4] = {};
+#pragma unroll 2
                     for (int from = 0; from < parts; from++) {
-                        const float2 value = here[(from * count + unit - first) * UNIT];
-                        const float weight = weights[from * 64 + row].x;
-                        low += weight * value.x, high += weight * value.y;
+                        const float4 value = here[(from * count + unit - first) * 32];
+                        const float low = weights[from * 64 + own].x, high = weights[from * 64 + own + 8].x;
+                        sum[0] += low * value.x, sum[1] += low * value.y;
+                        sum[2] += high * value.z, sum[3] += high * value.w;
                     }
+                    write_unit(unit, value_group, own, place, sum, rows);
                 }
-                if (row >= rows.rows || channel >= p.value_width) continue;
-                const int64_t place = places[row] + channel;
-                if (p.out_f32) put<true>(p.out, place, low, high); else put<false>(p.out, place, low, high);
             }
             fence_async();
             named_barrier(1 + group, WARPGROUP);

@@ -54,8 +54,10 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
         : "memory");
 }
 
-// Orders ordinary reads and writes of memory before what the tensor cores or the copy engine do with it next.
-__device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+// Orders ordinary reads and writes before what the tensor cores or the copy engine do with that memory next: with shared
+// memory, or with all, which takes longer.
+__device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void fence_async_everywhere() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 // A barrier of some warps of the block; 0 is the one of __syncthreads.
 __device__ __forceinline__ void named_barrier(int id, int threads) {

@@ -58,7 +58,7 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
             kernel.load_more_queries(q_map);
         }
     } else if (S::ROTATE && group > S::GROUPS) {
-        if constexpr (BUDGETED) give_registers<120>();
+        if constexpr (BUDGETED) take_registers<216>();
         wait_for_previous_kernel();
         kernel.rotate_tiles(memory);
     } else {
@@ -70,12 +70,19 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
 
 }  // namespace paged
 
+// Only Hopper's own target has these instructions; elsewhere the kernels exist and are never launched.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define PAGED_RUN(...) paged::run<paged::Shape<__VA_ARGS__>>(&q, &k, &v, params);
+#else
+#define PAGED_RUN(...)
+#endif
+
 #define PAGED_ATTENTION(name, ...)                                                                                      \
     extern "C" __global__ void __launch_bounds__(paged::Shape<__VA_ARGS__>::THREADS, 1) name(                          \
         const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,                                  \
         const __grid_constant__ CUtensorMap v, const __grid_constant__ paged::Params params                            \
     ) {                                                                                                                 \
-        paged::run<paged::Shape<__VA_ARGS__>>(&q, &k, &v, params);                                                     \
+        PAGED_RUN(__VA_ARGS__)                                                                                         \
     }
 
 // Name: channels of a key, of a value; keys a tile, values among keys, rotation, row blocks a CTA, parts of the values.

@@ -87,7 +87,7 @@ __device__ __forceinline__ void Kernel<S>::load_more_queries(const CUtensorMap* 
     }
 }
 
-// Two warpgroups: a copy of each tile with its keys turned by their positions.
+// A warpgroup: a copy of each tile with its keys turned by their positions.
 //
 // A thread has 8 channel pairs of every ROWS-th key, so its angles advance by the same amount from key to key and
 // from tile to tile: the table is only read anew every few tiles, instead of 1 KB per key of 512 bytes.
@@ -132,7 +132,7 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
             const unsigned char* from = memory + (this->tile(ring.slot) - base);
             unsigned char* to = memory + (copy(target.slot) - base);
             if (busy) {
-#pragma unroll
+#pragma unroll 4
                 for (int key = row; key < S::KEYS; key += ROWS) {
                     const uint32_t at_low = offset(pair, key), at_high = offset(pair + p.pairs, key);
                     const uint4 low = *reinterpret_cast<const uint4*>(from + at_low);

@@ -149,6 +149,14 @@ impl Batch {
         }
     }
 
+    /// Whether the plan on the device is the one that [`plan::Plan`] makes of the same lengths; none on the host.
+    pub(crate) fn plans_alike(&self) -> Option<bool> {
+        #[cfg(feature = "cuda")]
+        return self.device.as_ref().map(|device| device.plans_alike(&self.shape, &self.lengths));
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+
     /// What it is for.
     pub fn shape(&self) -> &Shape {
         &self.shape

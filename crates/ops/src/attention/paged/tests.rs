@@ -105,6 +105,10 @@ fn paged(arena: &Arena, shape: &Shape, lengths: &[u32], cols: usize) -> (Vec<Ten
     (rows, arena.tensor_of(pages * shape.page, cols, &values), tables)
 }
 
+fn heads_of(tensor: &Tensor, count: usize, width: usize) -> Heads<'_> {
+    Heads { tensor, count, width, stride: width }
+}
+
 #[test]
 fn pages_in_any_order_are_as_contiguous_rows() {
     let arena = Arena::poisoned();
@@ -134,10 +138,9 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 (tensor.columns(0, kv_heads * width), tensor.columns(start, kv_heads * value_width.min(width)))
             };
             let (k, v) = planes(&cache);
-            let heads_of = |tensor, width| Heads { tensor, count: kv_heads, width, stride: width };
             let cache = Cache {
-                k: heads_of(&k, width),
-                v: (!shared).then(|| heads_of(&v, value_width)),
+                k: heads_of(&k, kv_heads, width),
+                v: (!shared).then(|| heads_of(&v, kv_heads, value_width)),
                 scale: 0.3,
                 rotate,
             };
@@ -149,8 +152,8 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 let expected = arena.tensor(tokens, heads * value_width, DType::F32);
                 let own = q.row_range(sequence * tokens, tokens);
                 let contiguous = Cached {
-                    k: heads_of(&k, width),
-                    v: heads_of(&v, value_width),
+                    k: heads_of(&k, kv_heads, width),
+                    v: heads_of(&v, kv_heads, value_width),
                     past,
                     scale: 0.3,
                     alibi: None,

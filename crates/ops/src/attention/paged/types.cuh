@@ -79,7 +79,7 @@ struct Shape {
     static constexpr int ROW_GROUPS = ROW_GROUPS_, VALUE_GROUPS = VALUE_GROUPS_;
     static constexpr int GROUPS = ROW_GROUPS * VALUE_GROUPS;
     // Warpgroups that rotate.
-    static constexpr int ROTATORS = ROTATE ? 2 : 0;
+    static constexpr int ROTATORS = ROTATE ? 1 : 0;
     static constexpr int THREADS = (GROUPS + 1 + ROTATORS) * WARPGROUP;
     static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
     static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
@@ -211,6 +211,13 @@ struct Kernel {
     template <int COUNT>
     __device__ __forceinline__ void
     finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, const Block& rows) const;
+    __device__ __forceinline__ void write_unit(
+        int unit, int value_group, int row, const int64_t (&places)[2], const float (&sum)[4], const Block& rows
+    ) const;
+    __device__ __forceinline__ void add_many(
+        int unit, int64_t number, int64_t step, int parts, const float2* weights, float4* others, const int64_t* places,
+        int value_group, const Block& rows
+    ) const;
     __device__ __forceinline__ void merge(int group, unsigned char* memory, const Block& rows) const;
 };
 

@@ -1,0 +1,128 @@
+//! Attention over a paged cache: every form of the kernel, odd lengths, page sizes, pages in any order among pages and rows
+//! that hold NaN, several tokens a sequence, and the plan.
+
+use super::twin::{Gaps, Twins};
+use crate::{
+    attention::{
+        Heads,
+        paged::{Batch, Cache, Shape, attend},
+    },
+    rope::RopeTable,
+};
+use keyfold_core::DType;
+use keyfold_tensor::{Arena, Tensor};
+
+/// Rounding of weights, of rotated keys and of the output to bf16.
+const LIMIT: f64 = 5e-3;
+const LONG: [u32; 5] = [1, 63, 0, 65, 4097];
+const SHORT: [u32; 4] = [4, 63, 65, 130];
+
+/// heads, kv heads, width, value width.
+type Sizes = [usize; 4];
+
+fn shape([heads, kv_heads, width, value_width]: Sizes, page: usize, tokens: usize) -> Shape {
+    Shape { heads, kv_heads, width, value_width, shared: false, rotate: false, page, tokens }
+}
+
+fn shared(shape: Shape) -> Shape {
+    Shape { shared: true, ..shape }
+}
+
+fn rotated(shape: Shape) -> Shape {
+    Shape { shared: true, rotate: true, ..shape }
+}
+
+pub(super) fn attention(twins: &mut Twins<'_>) {
+    let mfa = [64, 1, 256, 256];
+    for page in [16, 32, 64, 128] {
+        check(twins, shape(mfa, page, 1), &LONG);
+        check(twins, shared(shape(mfa, page, 1)), &LONG);
+    }
+    check(twins, rotated(shape(mfa, 64, 1)), &LONG);
+    check(twins, rotated(shape(mfa, 16, 4)), &SHORT);
+    for tokens in [2, 3, 4] {
+        check(twins, shape(mfa, 64, tokens), &SHORT);
+        check(twins, shared(shape(mfa, 32, tokens)), &SHORT);
+    }
+    // More sequences than multiprocessors, and tasks of several kv heads among few shares.
+    check(twins, shape([16, 1, 64, 64], 64, 1), &[200; 300]);
+    check(twins, shape([32, 8, 128, 128], 64, 1), &LONG);
+    check(twins, shape([32, 8, 128, 128], 16, 4), &SHORT);
+    check(twins, shared(shape([16, 1, 128, 128], 64, 1)), &LONG);
+    check(twins, rotated(shape([16, 1, 128, 128], 64, 1)), &LONG);
+    check(twins, rotated(shape([16, 1, 96, 96], 32, 1)), &LONG);
+    // Three heads a group, heads of their own, widths that no kernel is made for.
+    check(twins, shape([9, 3, 64, 64], 64, 1), &LONG);
+    check(twins, shared(shape([9, 3, 64, 64], 64, 3)), &SHORT);
+    check(twins, shape([16, 16, 48, 40], 16, 1), &LONG);
+    check(twins, shape([96, 1, 192, 128], 64, 1), &LONG);
+    // Absorbed MLA: values are some channels of the key.
+    check(twins, shared(shape([16, 1, 160, 128], 64, 1)), &LONG);
+    check(twins, shared(shape([64, 1, 576, 512], 64, 1)), &LONG);
+    check(twins, shared(shape([16, 1, 576, 512], 16, 2)), &SHORT);
+    check(twins, shared(shape([128, 1, 576, 512], 32, 1)), &SHORT);
+}
+
+fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
+    let Shape { heads, kv_heads, width, value_width, shared, rotate, page, tokens } = shape;
+    let what = format!(
+        "{heads}/{kv_heads} heads x {width}/{value_width}{}{}, {} sequences, pages of {page}, {tokens} tokens",
+        if shared { ", shared" } else { "" },
+        if rotate { ", rotated" } else { "" },
+        lengths.len(),
+    );
+    let needed = |length: &u32| (*length as usize).div_ceil(page);
+    let most = lengths.iter().map(needed).max().unwrap_or(0) + 1;
+    let pages = lengths.iter().map(needed).sum::<usize>() + 3;
+    let cols = kv_heads * (width + if shared { 0 } else { value_width });
+    // Pages dealt from the end, every other one first; entries that are not used are no pages.
+    let mut free: Vec<u32> = (0..pages as u32).rev().filter(|page| page % 2 == 0).collect();
+    free.extend((0..pages as u32).filter(|page| page % 2 == 1));
+    let mut free = free.into_iter();
+    let mut tables = vec![u32::MAX; most * lengths.len()];
+    let mut values = vec![f32::NAN; pages * page * cols];
+    for (sequence, length) in lengths.iter().enumerate() {
+        for (entry, at) in tables[sequence * most..].iter_mut().zip(0..needed(length)) {
+            let Some(page_id) = free.next() else { break };
+            *entry = page_id;
+            let rows = (*length as usize - at * page).min(page);
+            let filled = super::twin::random(u64::from(page_id) + 99, rows * cols);
+            values[page_id as usize * page * cols..][..rows * cols].copy_from_slice(&filled);
+        }
+    }
+    let cache = twins.of(pages * page, cols, DType::Bf16, Gaps::Aligned, &values);
+    let rows = lengths.len() * tokens;
+    let q = twins.random(rows, heads * width, DType::Bf16, Gaps::None);
+    let table = RopeTable::new(width, 5e5, lengths.iter().copied().max().unwrap_or(1) as usize);
+    let rotate = rotate.then_some(&table);
+    for dtype in [DType::Bf16, DType::F32] {
+        let mut out = twins.empty(rows, heads * value_width, dtype, Gaps::None);
+        let mut lse = twins.empty(rows, heads, DType::F32, Gaps::None);
+        let run = |cache: &Tensor, q: &Tensor, out: &mut Tensor, lse: &mut Tensor| {
+            let k = cache.columns(0, kv_heads * width);
+            let v = (!shared).then(|| cache.columns(kv_heads * width, kv_heads * value_width));
+            let head = |tensor, width| Heads { tensor, count: kv_heads, width, stride: width };
+            let cache = Cache {
+                k: head(&k, width),
+                v: v.as_ref().map(|v| head(v, value_width)),
+                scale: (width as f32).powf(-0.5),
+                rotate,
+            };
+            let arena = Arena::on(q.device()).unwrap_or_else(|error| error.raise());
+            let batch = Batch::new(&arena, shape, lengths, &tables);
+            attend(q, &cache, &batch, out, lse);
+            batch.plans_alike()
+        };
+        run(&cache.host, &q.host, &mut out.host, &mut lse.host);
+        let alike = run(&cache.device, &q.device, &mut out.device, &mut lse.device);
+        twins.compare(format!("{what}, {dtype}"), &out, LIMIT);
+        // Rows without keys are minus infinity in both.
+        let finite = |values: Vec<f32>| -> Vec<f32> {
+            values.iter().map(|x| if *x == f32::NEG_INFINITY { 1e3 } else { *x }).collect()
+        };
+        let (got, want) = (finite(lse.device.to_vec()), finite(lse.host.to_vec()));
+        twins.compare_values(format!("log-sum-exp, {what}, {dtype}"), &got, &want, LIMIT);
+        let alike = if alike == Some(false) { 0.0 } else { 1.0 };
+        twins.compare_values(format!("plan, {what}"), &[alike], &[1.0], 0.0);
+    }
+}
