@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("train", &["data", "model", "ops", "tensor", "core"]),
     ("plan", &["model", "ops", "tensor", "core"]),
     ("eval", &["model", "ops", "tensor", "core"]),
+    ("server", &["engine", "data"]),
     ("engine", &["core"]),
     ("data", &["core"]),
     ("model", &["ops", "tensor", "core"]),

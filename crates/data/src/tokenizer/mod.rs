@@ -209,6 +209,11 @@ impl Tokenizer {
         self.specials.iter().find(|(c, _)| c == content).map(|&(_, id)| id)
     }
 
+    /// All special tokens with their text, longest first.
+    pub fn specials(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.specials.iter().map(|(content, id)| (content.as_str(), *id))
+    }
+
     /// Decodes ids. Special tokens are left out; invalid UTF-8 and ids outside the vocabulary become
     /// U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
