@@ -50,7 +50,7 @@ fn a_streamed_answer_is_the_whole_answer() {
         assert_eq!(mine().next().unwrap()["delta"]["role"], "assistant");
         let joined: String = mine().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
         assert_eq!(joined, whole["choices"][index]["message"]["content"].as_str().unwrap());
-        assert_eq!(mine().last().unwrap()["finish_reason"], "length");
+        assert_eq!(mine().next_back().unwrap()["finish_reason"], "length");
     }
 }
 
