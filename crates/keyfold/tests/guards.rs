@@ -40,6 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("plan", &["model", "ops", "tensor", "core"]),
     ("eval", &["model", "ops", "tensor", "core"]),
     ("server", &["engine", "data"]),
+    ("runner", &["engine", "model", "ops", "core", "tensor"]),
     ("engine", &["core"]),
     ("data", &["core"]),
     ("model", &["ops", "tensor", "core"]),

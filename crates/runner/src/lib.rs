@@ -1,0 +1,79 @@
+//! The engine's runner with a model: rows go into pages of a [`PagedCache`], tokens are chosen from logits as
+//! `keyfold generate` chooses them, so that the same prompt, seed and model give the same text alone and in a crowd.
+
+mod sampling;
+
+pub use sampling::SamplerState;
+
+use keyfold_core::DType;
+use keyfold_engine::{Constraint, Failure, Output, Runner, Sampling, Work};
+use keyfold_model::{Chunk, ConfigError, Decoder, PagedCache};
+use rayon::prelude::*;
+use std::convert::Infallible;
+
+/// A model and its pages.
+pub struct ModelRunner {
+    decoder: Decoder,
+    cache: PagedCache,
+}
+
+impl ModelRunner {
+    /// `pages` pages of `page_size` tokens for a model, planes stored as `dtype`.
+    ///
+    /// # Errors
+    /// As [`PagedCache::new`].
+    pub fn new(decoder: Decoder, pages: usize, page_size: usize, dtype: DType) -> Result<Self, ConfigError> {
+        let cache = decoder.paged_cache(pages, page_size, dtype)?;
+        Ok(Self { decoder, cache })
+    }
+
+    /// The pages.
+    pub fn cache(&self) -> &PagedCache {
+        &self.cache
+    }
+}
+
+impl Runner for ModelRunner {
+    type State = SamplerState;
+    type Error = Infallible;
+
+    fn begin(&mut self, sampling: Sampling, constraint: Option<Box<dyn Constraint>>) -> SamplerState {
+        SamplerState::new(&sampling, constraint)
+    }
+
+    fn run(
+        &mut self,
+        batch: &mut [Work<'_, SamplerState>],
+    ) -> Result<Vec<Result<Output, Failure>>, Infallible> {
+        let chunks: Vec<Chunk<'_>> = batch
+            .iter()
+            .map(|work| Chunk {
+                tokens: work.tokens,
+                past: work.past,
+                pages: work.pages,
+                logits: work.logits(),
+            })
+            .collect();
+        let logits = self.decoder.forward(&chunks, &mut self.cache);
+        let mut first = 0;
+        let rows: Vec<Vec<Vec<f32>>> = batch
+            .iter()
+            .map(|work| {
+                let mine = first..first + work.logits();
+                first = mine.end;
+                mine.map(|row| logits.row_range(row, 1).to_vec()).collect()
+            })
+            .collect();
+        // Each chooses from its own rows with its own random numbers: the order does not matter.
+        let outputs = batch.par_iter_mut().zip(&rows).map(|(work, rows)| output(work, rows));
+        Ok(outputs.collect())
+    }
+}
+
+fn output(work: &mut Work<'_, SamplerState>, rows: &[Vec<f32>]) -> Result<Output, Failure> {
+    let (count, targets) = (work.state.top_logprobs(), work.targets);
+    let scores =
+        targets.par_iter().zip(rows).map(|(target, row)| sampling::logprobs(row, *target, count)).collect();
+    let (tokens, complete) = work.choose(|row, state| state.choose(&rows[row]))?;
+    Ok(Output { scores, tokens, complete })
+}
