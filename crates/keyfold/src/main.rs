@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use keyfold_ops::gemm::{Precision, set_precision};
 use keyfold_tensor::{Device, catch};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 /// Design, train, compare and run language models whose attention keeps a small KV cache.
 #[derive(Debug, Parser)]
@@ -58,6 +59,8 @@ enum Command {
     Generate(commands::generate::Args),
     /// Talk with a model in the terminal.
     Chat(commands::chat::Args),
+    /// Serve a model over HTTP, as OpenAI's API does, with a page to watch the cache.
+    Serve(commands::serve::Args),
     /// Measure how well a model predicts a text.
     Perplexity(commands::perplexity::Args),
     /// Write a model in the form that other software reads.
@@ -92,6 +95,14 @@ impl Command {
         }
     }
 
+    /// What is logged where RUST_LOG does not say: a server tells what it does.
+    fn log_level(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "info",
+            _ => "error",
+        }
+    }
+
     /// Training is as good with 16 bits of a product (docs/lab.md) and up to twice as fast; what is checked against other
     /// software is computed in full.
     fn matmul_precision(&self) -> MatmulPrecision {
@@ -104,11 +115,10 @@ impl Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
     let cli = Cli::parse();
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(cli.command.log_level()));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match catch(|| run(cli)).map_err(anyhow::Error::from).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         // A closed pipe is how `| head` says that it has seen enough.
@@ -143,6 +153,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args, device),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Perplexity(args) => commands::perplexity::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Download(args) => commands::download::run(&args),

@@ -35,7 +35,10 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
 
 /// Every crate with the crates it may use, highest first: the arrows of ARCHITECTURE.md.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("keyfold", &["train", "plan", "eval", "data", "model", "ops", "tensor", "core"]),
+    (
+        "keyfold",
+        &["server", "runner", "engine", "train", "plan", "eval", "data", "model", "ops", "tensor", "core"],
+    ),
     ("train", &["data", "model", "ops", "tensor", "core"]),
     ("plan", &["model", "ops", "tensor", "core"]),
     ("eval", &["model", "ops", "tensor", "core"]),

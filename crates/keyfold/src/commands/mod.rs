@@ -13,6 +13,8 @@ pub(crate) mod perplexity;
 pub(crate) mod plan;
 mod sampling;
 pub(crate) mod selftest;
+pub(crate) mod serve;
+mod serving;
 mod storage;
 pub(crate) mod table;
 pub(crate) mod train;

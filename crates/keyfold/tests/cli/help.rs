@@ -45,6 +45,8 @@ fn every_command_has_help() {
         "bench train",
         "bench decode",
         "bench prefill",
+        "serve",
+        "bench serve",
         "bench ops",
         "data fetch",
         "data list",

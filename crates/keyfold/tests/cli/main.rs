@@ -14,4 +14,5 @@ mod interruption;
 mod models;
 mod perplexity;
 mod real;
+mod serve;
 mod support;

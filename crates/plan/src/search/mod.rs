@@ -283,7 +283,9 @@ fn shape(attention: &AttentionConfig) -> String {
     let value = serde_json::to_value(attention).unwrap_or_default();
     let sizes = value.as_object().into_iter().flatten();
     let sizes = sizes.filter(|(key, value)| value.is_u64() && *key != "heads" && *key != "window");
-    let sizes: Vec<String> = sizes.map(|(key, value)| format!("{key} {value}")).collect();
+    let mut sizes: Vec<String> = sizes.map(|(key, value)| format!("{key} {value}")).collect();
+    // In one order, whichever the JSON library keeps.
+    sizes.sort_unstable();
     format!("{} heads, {}", attention.design().heads(), sizes.join(", "))
 }
 

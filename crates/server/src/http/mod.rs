@@ -83,6 +83,11 @@ async fn name_and_log(State(app): State<Arc<App>>, mut request: Request, next: N
     let status = response.status().as_u16();
     app.service.metrics().answered(&path, status);
     let ms = began.elapsed().as_millis() as u64;
-    tracing::info!(request = %name, %method, path, status, ms, "answered");
+    // Pages and scrapers look at the server all the time.
+    if method == axum::http::Method::GET && status < 400 {
+        tracing::debug!(request = %name, %method, path, status, ms, "answered");
+    } else {
+        tracing::info!(request = %name, %method, path, status, ms, "answered");
+    }
     response
 }

@@ -381,7 +381,9 @@ fn record(step: &StepReport, seconds: f64, evaluation: Option<Evaluation>) -> Re
 fn summary(model: &ModelConfig) -> String {
     let attention = serde_json::to_value(&model.attention).unwrap_or_default();
     let sizes = attention.as_object().into_iter().flatten().filter(|(_, value)| value.is_u64());
-    let sizes: Vec<String> = sizes.map(|(key, value)| format!("{key} {value}")).collect();
+    let mut sizes: Vec<String> = sizes.map(|(key, value)| format!("{key} {value}")).collect();
+    // In one order, whichever the JSON library keeps.
+    sizes.sort_unstable();
     format!(
         "{} layers of {}, MLP {}, {}",
         model.num_hidden_layers,

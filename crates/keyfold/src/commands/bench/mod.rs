@@ -3,6 +3,7 @@
 mod decode;
 mod ops;
 mod prefill;
+mod serve;
 mod shape;
 mod traffic;
 mod train;
@@ -18,6 +19,8 @@ pub(crate) enum Command {
     Decode(decode::Args),
     /// Reading a prompt into a cache, one sequence.
     Prefill(prefill::Args),
+    /// A server under load: times that clients wait, and tokens in all.
+    Serve(Box<serve::Args>),
     /// Single ops at the shapes of a training step.
     Ops(ops::Args),
 }
@@ -39,6 +42,7 @@ pub(crate) fn run(command: &Command, device: Device) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args, device),
         Command::Decode(args) => decode::run(args),
         Command::Prefill(args) => prefill::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Ops(args) => ops::run(args),
     }
 }
