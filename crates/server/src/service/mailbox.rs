@@ -93,7 +93,8 @@ impl Mailbox {
         if new && !inner.fresh.contains(&choice) {
             inner.fresh.push_back(choice);
         }
-        let waker = inner.waker.take().filter(|_| new);
+        // Who sleeps is woken by something to read alone, and by the first.
+        let waker = if new { inner.waker.take() } else { None };
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
@@ -134,5 +135,90 @@ impl Answers {
 impl Drop for Answers {
     fn drop(&mut self) {
         self.0.closed.store(true, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyfold_engine::{Finish, fake::Fake};
+    use std::{
+        sync::atomic::AtomicUsize,
+        task::{Wake, Waker},
+    };
+
+    /// An update such as an engine gives.
+    fn update(text: &str, end: bool) -> Update {
+        let id = some_id();
+        let finish = Finish::Length;
+        let end = end.then_some(End { finish, prompt_tokens: 1, cached_tokens: 0, made_tokens: 1 });
+        let tokens = vec![Token { id: 1, logprobs: None }];
+        Update { id, scores: Vec::new(), tokens, text: text.to_owned(), end }
+    }
+
+    fn some_id() -> keyfold_engine::RequestId {
+        let config = keyfold_engine::EngineConfig {
+            pages: 1,
+            page_size: 8,
+            max_len: 8,
+            vocab_size: 8,
+            max_batch_tokens: 8,
+            max_running: 1,
+            max_logits: 2,
+            prefix_cache: false,
+            lookup: None,
+        };
+        let mut engine = keyfold_engine::Engine::new(config, Fake::new(1, 8, vec![1])).expect("an engine");
+        let request = keyfold_engine::Request {
+            prompt: vec![1],
+            max_tokens: 1,
+            ends: Vec::new(),
+            stop: Vec::new(),
+            sampling: keyfold_engine::Sampling::greedy(),
+            score_prompt: false,
+            constraint: None,
+            text: None,
+        };
+        engine.submit(request).expect("accepted")
+    }
+
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_sleeps_is_woken_by_the_first_thing_to_read() {
+        let answers = Answers(Arc::new(Mailbox::new(2)));
+        let bell = Arc::new(Bell(AtomicUsize::new(0)));
+        let waker = Waker::from(bell.clone());
+        let context = Context::from_waker(&waker);
+        assert!(answers.poll(&context).is_pending());
+        // Half a character: nothing to show yet.
+        answers.0.put(0, update("", false));
+        assert_eq!(bell.0.load(Relaxed), 0);
+        assert!(answers.0.lock().waker.is_some(), "still to be woken");
+        answers.0.put(0, update("é", false));
+        assert_eq!(bell.0.load(Relaxed), 1);
+        // What is not read in time is joined.
+        answers.0.put(1, update("a", false));
+        answers.0.put(0, update("b", false));
+        answers.0.put(0, update("c", true));
+        let read = || match answers.poll(&context) {
+            Poll::Ready(Some(delta)) => (delta.choice, delta.text, delta.outcome.is_some()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(read(), (0, "ébc".to_owned(), true));
+        assert_eq!(read(), (1, "a".to_owned(), false));
+        assert!(answers.poll(&context).is_pending());
+        answers.0.end(1, Outcome::Stopped);
+        assert!(matches!(answers.poll(&context), Poll::Ready(Some(Delta { outcome: Some(_), .. }))));
+        assert!(matches!(answers.poll(&context), Poll::Ready(None)));
+        let mailbox = answers.0.clone();
+        drop(answers);
+        assert!(mailbox.is_closed());
     }
 }

@@ -8,6 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A server that says nothing for so long is given up.
+const SILENCE: Duration = Duration::from_secs(120);
+
 /// Where a server listens.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
@@ -50,6 +53,7 @@ impl Target {
         let began = Instant::now();
         let mut stream = TcpStream::connect(&self.address).with_context(|| self.address.clone())?;
         stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(SILENCE))?;
         let key = self.key.as_ref().map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
         let head = format!(
             "POST /v1/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{key}Connection: close\r\nContent-Length: {}\r\n\r\n",
