@@ -20,6 +20,8 @@ mod x86;
 pub use precision::{Precision, describe, precision, set_precision};
 pub use view::{Element, View, ViewMut};
 
+use keyfold_core::DType;
+
 /// `out = alpha a b`, or `out += alpha a b` with `accumulate`.
 ///
 /// # Shapes
@@ -44,9 +46,22 @@ pub fn gemm<B: Element>(out: ViewMut<'_>, accumulate: bool, alpha: f32, a: View<
     #[cfg(target_arch = "x86_64")]
     if let Some(parts) = precision::parts(B::IS_BF16)
         && k > 0
-        && amx::takes(&product)
     {
-        return amx::run(product, parts);
+        if amx::few::takes(&product) {
+            return amx::few::run(product, parts);
+        }
+        if amx::takes(&product) {
+            return amx::run(product, parts);
+        }
     }
     f32::run(pulp::Arch::new(), product);
+}
+
+/// Whether few rows by the transpose of a weight of `features` rows go through tiles without packing the weight.
+pub(crate) fn few_rows_on_tiles(weight: DType, features: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let found = weight == DType::Bf16 && features >= amx::few::FEATURES && precision::parts(true).is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    let found = false;
+    found
 }

@@ -165,6 +165,43 @@ fn three_parts_are_a_whole_f32() {
     assert_eq!(product(path, a.view(), b.view(), 1.0, None), [1.5 + 1.5 * f32::EPSILON]);
 }
 
+/// Few rows by a weight that is not packed: as with packing, to the last bit, and whatever the number of rows.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn few_rows_are_the_same_in_any_company() {
+    if !amx::available() {
+        return println!("skipped: this machine has no AMX");
+    }
+    for parts in [amx::Parts::One, amx::Parts::Two, amx::Parts::Three] {
+        for (n, k) in [(32, 1), (33, 31), (64, 64), (70, 300), (97, 576), (260, 1029)] {
+            let b = Operand::new(2, k, n, true, bf16::from_f32);
+            let all = Operand::new(1, 64, k, false, |x| x);
+            let start = random(9, 64 * n);
+            for accumulate in [false, true] {
+                let run = |m: usize, few: bool| {
+                    let mut out = if accumulate { start[..m * n].to_vec() } else { vec![f32::NAN; m * n] };
+                    // SAFETY: `out` holds the rows.
+                    let view = unsafe { ViewMut::new(out.as_mut_ptr(), m, n, n) };
+                    let a = all.view().part(0, 0, m, k);
+                    let product = Product { out: view, accumulate, alpha: 1.0, a, b: b.view() };
+                    if few {
+                        assert!(amx::few::takes(&product));
+                        amx::few::run(product, parts);
+                    } else {
+                        amx::run(product, parts);
+                    }
+                    out
+                };
+                let want = run(64, false);
+                for m in [1, 2, 15, 16, 17, 32, 33, 64] {
+                    let got = run(m, true);
+                    assert!(got == want[..m * n], "{parts:?} {m} x {n} x {k}, accumulate {accumulate}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn long_sums_and_several_blocks() {
     for path in paths() {

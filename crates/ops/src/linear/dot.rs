@@ -12,6 +12,8 @@ use std::{cell::Cell, marker::PhantomData};
 
 /// Most rows of `x` for which this beats packing.
 pub(super) const MAX_ROWS: usize = 16;
+/// The same where few rows can go through tiles.
+pub(super) const MAX_ROWS_BESIDE_TILES: usize = 12;
 /// Rows of the weight in one tile, and rows of `x`.
 const NW: usize = 4;
 const NX: usize = 4;

@@ -11,7 +11,7 @@ mod tests;
 
 use crate::{
     dispatch::by_device,
-    gemm::{View, ViewMut, gemm},
+    gemm::{self, View, ViewMut, gemm},
     parallel::for_each_row_block,
 };
 use keyfold_core::DType;
@@ -42,7 +42,8 @@ fn forward_cpu(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, 
             true
         }
     };
-    if x.rows() <= dot::MAX_ROWS {
+    let tiles = gemm::few_rows_on_tiles(w.dtype(), w.rows());
+    if x.rows() <= if tiles { dot::MAX_ROWS_BESIDE_TILES } else { dot::MAX_ROWS } {
         return dot::forward(pulp::Arch::new(), x, w, out, accumulate);
     }
     let (out, x) = (ViewMut::of(out), View::of(x));

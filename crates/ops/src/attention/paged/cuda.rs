@@ -85,7 +85,8 @@ impl Form {
     /// Shared memory of a CTA of which there are `most` bytes.
     fn bytes(&self, most: usize) -> usize {
         let slot = self.width.max(self.value_width) * self.keys * 2;
-        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + if self.rotate { 2 * slot } else { 0 };
+        let fixed =
+            self.row_groups * self.width * ROWS * 2 + BARRIERS + if self.rotate { 2 * slot } else { 0 };
         fixed + (most - fixed) / slot * slot
     }
 
@@ -166,7 +167,10 @@ impl Batch {
         let gpu = keyfold_tensor::cuda::gpu(index).unwrap_or_else(|error| error.raise());
         let blocks = Blocks::of(shape);
         let Some(form) = Form::of(shape, &blocks).filter(|_| gpu.capability().0 == 9) else {
-            unsupported(gpu, format!("paged attention of {shape:?} (kernels are for Hopper: compute capability 9.0)"))
+            unsupported(
+                gpu,
+                format!("paged attention of {shape:?} (kernels are for Hopper: compute capability 9.0)"),
+            )
         };
         let columns = blocks.count.div_ceil(form.row_groups);
         let shares = (gpu.multiprocessors() / columns).max(1);
@@ -244,9 +248,7 @@ impl Batch {
             let [begin, end, ..] = shares[2 * share + 1];
             alike &= match range.is_empty() {
                 true => begin == end,
-                false => {
-                    (begin as usize..end as usize) == *range && shares[2 * share] == item(range.start)
-                }
+                false => (begin as usize..end as usize) == *range && shares[2 * share] == item(range.start),
             };
         }
         for (cut, found) in plan.cuts.iter().zip(cuts) {
@@ -389,7 +391,8 @@ pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &super::Batch, out: &
         );
         (table.on(gpu), table.positions())
     });
-    let (cosines, positions) = angles.as_ref().map_or((0, 0), |(table, positions)| (table.address(), *positions));
+    let (cosines, positions) =
+        angles.as_ref().map_or((0, 0), |(table, positions)| (table.address(), *positions));
     let layout = device.layout(shape);
     let params = PagedParams {
         page_table: device.tables.address(),

@@ -57,7 +57,10 @@ impl Shape {
             !shared || value_width <= width,
             "paged attention: values of {value_width} channels among the {width} of a key"
         );
-        assert!(page.is_power_of_two(), "paged attention: pages of {page} tokens, a power of two was expected");
+        assert!(
+            page.is_power_of_two(),
+            "paged attention: pages of {page} tokens, a power of two was expected"
+        );
         assert!(
             (1..=MAX_TOKENS).contains(&tokens),
             "paged attention: {tokens} new tokens a sequence, 1 to {MAX_TOKENS} were expected"
@@ -229,9 +232,5 @@ pub fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, ls
     if rows == 0 {
         return;
     }
-    by_device!(
-        out,
-        reference::attend(q, cache, batch, out, lse),
-        cuda::attend(q, cache, batch, out, lse)
-    );
+    by_device!(out, reference::attend(q, cache, batch, out, lse), cuda::attend(q, cache, batch, out, lse));
 }

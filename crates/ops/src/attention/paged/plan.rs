@@ -83,10 +83,7 @@ impl Plan {
 /// Tiles of a share. Even shares, unless cutting tasks into equal parts, or not at all, takes at most a sixteenth more.
 fn share_size(total: usize, longest: usize, shares: usize) -> usize {
     let even = total.div_ceil(shares).max(1);
-    let whole = if longest >= even {
-        longest.div_ceil(longest / even)
-    } else {
-        longest * even.div_ceil(longest)
-    };
+    let whole =
+        if longest >= even { longest.div_ceil(longest / even) } else { longest * even.div_ceil(longest) };
     if whole * 16 <= even * 17 { whole } else { even }
 }

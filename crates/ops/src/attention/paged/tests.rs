@@ -135,7 +135,10 @@ fn pages_in_any_order_are_as_contiguous_rows() {
             let mut lse = arena.tensor(q.rows(), heads, DType::F32);
             let planes = |tensor: &Tensor| {
                 let start = if shared { 0 } else { kv_heads * width };
-                (tensor.columns(0, kv_heads * width), tensor.columns(start, kv_heads * value_width.min(width)))
+                (
+                    tensor.columns(0, kv_heads * width),
+                    tensor.columns(start, kv_heads * value_width.min(width)),
+                )
             };
             let (k, v) = planes(&cache);
             let cache = Cache {
@@ -163,7 +166,10 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 cached(Heads::packed(&own, heads), &contiguous, Heads::packed(&expected, heads));
                 let got = out.row_range(sequence * tokens, tokens).to_vec();
                 for (got, expected) in got.iter().zip(expected.to_vec()) {
-                    assert!((got - expected).abs() < 1e-5, "{shape:?}, sequence {sequence}: {got} {expected}");
+                    assert!(
+                        (got - expected).abs() < 1e-5,
+                        "{shape:?}, sequence {sequence}: {got} {expected}"
+                    );
                 }
             }
             assert!(lse.to_vec().iter().all(|x| x.is_finite()));

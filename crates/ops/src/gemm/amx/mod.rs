@@ -4,6 +4,7 @@
 //! thread's share of one product and released after it: other users of the tiles, and other threads, are not disturbed.
 
 mod detect;
+pub(super) mod few;
 mod kernel;
 mod pack;
 
@@ -96,13 +97,13 @@ unsafe fn serial<B: Element>(product: Product<'_, B>, parts: Parts) {
                 let end = (k1 + span).min(k);
                 let b_at = |k0: usize| b_pack.add(words((k0 - k1) * nc, b_parts));
                 for k0 in (k1..end).step_by(kc) {
-                    pack::pack(b.part(k0, n0, kc.min(end - k0), nb).t(), 1.0, b_parts, true, b_at(k0));
+                    pack::pack(b.part(k0, n0, kc.min(end - k0), nb).t(), 1.0, b_parts, true, 2, b_at(k0));
                 }
                 for m0 in (0..m).step_by(mc) {
                     for k0 in (k1..end).step_by(kc) {
                         let kb = kc.min(end - k0);
                         let a = a.part(m0, k0, mc.min(m - m0), kb);
-                        pack::pack(a, alpha, parts, false, a_pack);
+                        pack::pack(a, alpha, parts, false, 2, a_pack);
                         let strip = Strip {
                             // SAFETY: rows and columns of a view that this thread has alone.
                             out: out.part(m0, n0, a.rows, nb),

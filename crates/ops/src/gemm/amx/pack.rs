@@ -1,10 +1,10 @@
 //! Packing for tiles: values become bf16 parts, two steps of k to a word.
 //!
 //! A block is 32 rows (of `a`) or columns (of `b`), here "lines", by 32 steps of k: per part two tiles of 16 lines, 1 KiB
-//! each. Tiles of `a` are [16 lines, 16 words], tiles of `b` [16 words, 16 lines]. Blocks follow one another along k,
+//! each (or 16 lines and one tile). Tiles of `a` are [16 lines, 16 words], tiles of `b` [16 words, 16 lines]. Blocks follow one another along k,
 //! then along lines; what lies beyond the operand is zero.
 
-use super::{BLOCK, KT, Parts};
+use super::{KT, Parts};
 use crate::gemm::{
     view::{Element, View},
     x86::{lanes, load, transpose},
@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 /// Words of a tile.
 const TILE: usize = 256;
 
-/// Packs `from` [lines, k], times `scale`. Values that are bf16 already are one part and are not scaled.
+/// Packs `from` [lines, k], times `scale`, in blocks of `halves` tiles a part. Values that are bf16 already are one part and are not scaled.
 ///
 /// # Safety
 /// `to` must hold the blocks and AVX-512 with bf16 must be usable.
@@ -24,15 +24,16 @@ pub(super) unsafe fn pack<E: Element>(
     scale: f32,
     parts: Parts,
     words_first: bool,
+    halves: usize,
     to: *mut u32,
 ) {
     let scale = _mm512_set1_ps(scale);
     // SAFETY: as for this function.
     unsafe {
         match parts {
-            Parts::One => Source::<E, 1> { from, scale, to }.pack(words_first),
-            Parts::Two => Source::<E, 2> { from, scale, to }.pack(words_first),
-            Parts::Three => Source::<E, 3> { from, scale, to }.pack(words_first),
+            Parts::One => Source::<E, 1> { from, scale, halves, to }.pack(words_first),
+            Parts::Two => Source::<E, 2> { from, scale, halves, to }.pack(words_first),
+            Parts::Three => Source::<E, 3> { from, scale, halves, to }.pack(words_first),
         }
     }
 }
@@ -43,6 +44,7 @@ type Parted<const P: usize> = [__m512i; P];
 struct Source<'a, E, const P: usize> {
     from: View<'a, E>,
     scale: __m512,
+    halves: usize,
     to: *mut u32,
 }
 
@@ -50,7 +52,8 @@ impl<E: Element, const P: usize> Source<'_, E, P> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn pack(&self, words_first: bool) {
         let along_k = self.from.col_stride == 1;
-        let (steps, tiles) = (self.from.cols.div_ceil(KT), self.from.rows.div_ceil(BLOCK) * 2);
+        let (steps, halves) = (self.from.cols.div_ceil(KT), self.halves);
+        let tiles = self.from.rows.div_ceil(16 * halves) * halves;
         // SAFETY: as for `pack`; lines and steps beyond the operand are read as zeros.
         unsafe {
             // Memory is read in the order in which it lies; where that is also a tile's order, row by row.
@@ -146,7 +149,11 @@ impl<E: Element, const P: usize> Source<'_, E, P> {
                 *rows = transpose(*rows);
             }
             for r in 0..16 {
-                self.store(tile, step, r, rows.map(|rows| rows[r]));
+                let mut parts = [_mm512_setzero_si512(); P];
+                for (part, rows) in parts.iter_mut().zip(&rows) {
+                    *part = rows[r];
+                }
+                self.store(tile, step, r, parts);
             }
         }
     }
@@ -155,12 +162,12 @@ impl<E: Element, const P: usize> Source<'_, E, P> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn store(&self, tile: usize, step: usize, r: usize, parts: Parted<P>) {
-        let steps = self.from.cols.div_ceil(KT);
-        let block = (tile / 2 * steps + step) * P;
+        let (steps, halves) = (self.from.cols.div_ceil(KT), self.halves);
+        let block = (tile / halves * steps + step) * P;
         for (number, part) in parts.into_iter().enumerate() {
-            // SAFETY: a block is two tiles a part.
+            // SAFETY: a block is `halves` tiles a part.
             unsafe {
-                let to = self.to.add((2 * (block + number) + tile % 2) * TILE + 16 * r);
+                let to = self.to.add((halves * (block + number) + tile % halves) * TILE + 16 * r);
                 _mm512_store_si512(to.cast(), part);
             }
         }
