@@ -54,7 +54,13 @@ fn cases(vocab: usize, longest: usize) -> Vec<Case> {
 fn alone(decoder: &Decoder, case: &Case, dtype: DType) -> Vec<u32> {
     let mut cache = decoder.cache(case.prompt.len() + TOKENS, dtype).unwrap();
     let sampler = Sampler { temperature: case.sampling.temperature, ..Sampler::default() };
-    let request = keyfold_model::Request { prompt: &case.prompt, max_tokens: TOKENS, ends: &[], sampler };
+    let request = keyfold_model::Request {
+        prompt: &case.prompt,
+        max_tokens: TOKENS,
+        ends: &[],
+        sampler,
+        interrupt: None,
+    };
     generate(decoder, &mut cache, &request, &mut Rng::new(case.sampling.seed), |_| true).unwrap().tokens
 }
 
