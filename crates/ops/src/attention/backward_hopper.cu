@@ -14,14 +14,7 @@ constexpr int BN = 128, THREADS = 256;
 
 template <int ROWS, int COLS>
 __device__ __forceinline__ void load_blocked(uint32_t tile, const Heads& heads, int64_t token, int head, int first, int rows) {
-    constexpr int CHUNKS = COLS / 8;
-    const bf16* base = heads.at(token, head);
-#pragma unroll
-    for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-        const int index = i * THREADS + threadIdx.x, row = index / CHUNKS, chunk = index % CHUNKS;
-        const bool real = first + row < rows && chunk * 8 < heads.width;
-        copy_async(tile + at_blocked<ROWS>(row, chunk), base + (real ? (first + row) * heads.row + chunk * 8 : 0), real);
-    }
+    load_chunks<ROWS, COLS, THREADS>(tile, heads, token, head, first, rows, at_blocked<ROWS>);
 }
 
 template <int D, int E>
@@ -36,7 +29,7 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
     const int part = blockIdx.x % in.parts, kv_head = blockIdx.x / in.parts % shape.kv_heads, batch = blockIdx.x / units;
     const int first_key = blockIdx.y * BN;
     const int64_t token = int64_t(batch) * shape.seq;
-    const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
+    const int group = warpgroup(), lane = threadIdx.x % 32;
     const int warp_row = threadIdx.x / 32 * 16;   // of the keys
 
     auto load = [&](int stage, const Walk& walk) {
@@ -53,15 +46,13 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
     int stage = 0;
     if (!walk.done()) load(0, walk);
     commit_copies();
+    wait_copies<0>();
+    fence_for_products();
 
     while (!walk.done()) {
         Walk after = walk;
         after.next();
-        wait_copies<0>();
-        fence_for_products();
         __syncthreads();
-        if (!after.done()) load(stage ^ 1, after);
-        commit_copies();
 
         const uint32_t q = sq + stage * BM * D * 2, d_o = sdo + stage * BM * E * 2;
         const float* lse = rows + stage * 2 * BM;
@@ -79,29 +70,46 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
             wgmma<0, 0>(dp, tile_descriptor(sv + kk / 4 * BN * 128 + group * 64 * 128 + kk % 4 * 32, 0),
                         tile_descriptor(d_o + kk / 4 * BM * 128 + kk % 4 * 32, 0), kk > 0);
         wgmma_commit();
+        if (!after.done()) load(stage ^ 1, after);
+        commit_copies();
         wgmma_wait<1>();
         settle(s);
 
         const bool masked = first_key + BN > first_query || shape.starts;
         uint32_t p[4][4], ds[4][4];
+        if (masked || shape.slopes) {
 #pragma unroll
-        for (int n = 0; n < 8; n++) {
-            const int column = n * 8 + lane % 4 * 2, query = first_query + column;
-            const float2 sums = *reinterpret_cast<const float2*>(lse + column);
-            int start0 = 0, start1 = 0;
-            if (shape.starts) {
-                start0 = query < shape.seq ? shape.starts[token + query] : 0;
-                start1 = query + 1 < shape.seq ? shape.starts[token + query + 1] : 0;
+            for (int n = 0; n < 8; n++) {
+                const int column = n * 8 + lane % 4 * 2, query = first_query + column;
+                const float2 sums = *reinterpret_cast<const float2*>(lse + column);
+                int start0 = 0, start1 = 0;
+                if (shape.starts) {
+                    start0 = query < shape.seq ? shape.starts[token + query] : 0;
+                    start1 = query + 1 < shape.seq ? shape.starts[token + query + 1] : 0;
+                }
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const int key = first_key + warp_row + half * 8 + lane / 4;
+                    const float2 both = probabilities(score, s[n][2 * half], s[n][2 * half + 1], sums, query, key, true, start0, start1);
+                    s[n][2 * half] = both.x;
+                    s[n][2 * half + 1] = both.y;
+                }
             }
+        } else {
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int key = first_key + warp_row + half * 8 + lane / 4;
-                const float2 both = probabilities(score, s[n][2 * half], s[n][2 * half + 1], sums, query, key, masked, start0, start1);
-                s[n][2 * half] = both.x;
-                s[n][2 * half + 1] = both.y;
-                p[n / 2][n % 2 * 2 + half] = pack(both.x, both.y);
+            for (int n = 0; n < 8; n++) {
+                const float2 sums = *reinterpret_cast<const float2*>(lse + n * 8 + lane % 4 * 2);
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    s[n][2 * half] = power2(fmaf(s[n][2 * half], score.scale, -sums.x));
+                    s[n][2 * half + 1] = power2(fmaf(s[n][2 * half + 1], score.scale, -sums.y));
+                }
             }
         }
+#pragma unroll
+        for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) p[n / 2][n % 2 * 2 + half] = pack(s[n][2 * half], s[n][2 * half + 1]);
         wgmma_fence();
 #pragma unroll
         for (int kk = 0; kk < BM / 16; kk++) wgmma<1>(dv, p[kk], tile_descriptor(d_o + kk * 2048, BM * 128), 1);
@@ -141,6 +149,9 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
             settle(dq);
             settle(dk);
             settle(dv);
+            // Before the atomic adds, for which a fence would wait.
+            wait_copies<0>();
+            fence_for_products();
             const int row_tile = walk.block * 4 + warp_row / 16 % 4;
 #pragma unroll
             for (int n = 0; n < 8; n++)
@@ -151,7 +162,6 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
         stage ^= 1;
         walk = after;
     }
-    wait_copies<0>();
 
     const int row_tiles = (shape.seq + 15) / 16, kv = batch * shape.kv_heads + kv_head;
     if (in.parts > 1) {

@@ -13,14 +13,7 @@ constexpr int BM = 128, THREADS = 256;
 
 template <int ROWS, int COLS>
 __device__ __forceinline__ void load_blocked(uint32_t tile, const Heads& heads, int64_t token, int head, int first, int rows) {
-    constexpr int CHUNKS = COLS / 8;
-    const bf16* base = heads.at(token, head);
-#pragma unroll
-    for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-        const int index = i * THREADS + threadIdx.x, row = index / CHUNKS, chunk = index % CHUNKS;
-        const bool real = first + row < rows && chunk * 8 < heads.width;
-        copy_async(tile + at_blocked<ROWS>(row, chunk), base + (real ? (first + row) * heads.row + chunk * 8 : 0), real);
-    }
+    load_chunks<ROWS, COLS, THREADS>(tile, heads, token, head, first, rows, at_blocked<ROWS>);
 }
 
 template <int D, int E, int BN>
@@ -36,7 +29,7 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     const int kv_head = head / (shape.heads / shape.kv_heads);
     const int first_query = (gridDim.y - 1 - blockIdx.y) * BM;
     const int64_t token = int64_t(batch) * shape.seq;
-    const int group = threadIdx.x / 128, warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+    const int group = warpgroup(), warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
     const Score score(shape, head);
 
     int first_key = 0;
@@ -98,7 +91,14 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
         for (int half = 0; half < 2; half++) {
             const int query = first_query + warp_row + half * 8 + lane / 4;
             float most = top[half];
-            if (masked || shape.slopes) {
+            // With a positive scale the largest product is the largest score, and the scale is part of the exponent.
+            const bool plain = !masked && !shape.slopes && score.scale > 0.f;
+            float raw = -INFINITY;
+            if (plain) {
+#pragma unroll
+                for (int n = 0; n < NT; n++) raw = fmaxf(raw, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+                most = fmaxf(most, raw * score.scale);
+            } else {
 #pragma unroll
                 for (int n = 0; n < NT; n++)
 #pragma unroll
@@ -109,28 +109,17 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
                         if (column > query || column < start[half]) x = -INFINITY;
                         most = fmaxf(most, x);
                     }
-            } else {
-                // The scale is positive or not: the largest score is that of the largest or the smallest product.
-                float extreme = score.scale * s[0][2 * half];
-#pragma unroll
-                for (int n = 0; n < NT; n++)
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        s[n][2 * half + i] *= score.scale;
-                        extreme = fmaxf(extreme, s[n][2 * half + i]);
-                    }
-                most = fmaxf(most, extreme);
             }
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-            const float base = most == -INFINITY ? 0.f : most;
+            const float base = most == -INFINITY ? 0.f : most, scale = plain ? score.scale : 1.f;
             keep[half] = power2(top[half] - base);
             top[half] = most;
             float part = 0.f;
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                s[n][2 * half] = power2(s[n][2 * half] - base);
-                s[n][2 * half + 1] = power2(s[n][2 * half + 1] - base);
+                s[n][2 * half] = power2(fmaf(s[n][2 * half], scale, -base));
+                s[n][2 * half + 1] = power2(fmaf(s[n][2 * half + 1], scale, -base));
                 part += s[n][2 * half] + s[n][2 * half + 1];
             }
             sum[half] = sum[half] * keep[half] + part;
@@ -158,12 +147,12 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
         wait_copies<0>();
         fence_for_products();
         __syncthreads();
-        if (j + 2 < blocks) load_k(j + 2);
-        load_v(j + 1);
-        commit_copies();
         wgmma_fence();
         scores(j + 1);
         values(j);
+        if (j + 2 < blocks) load_k(j + 2);
+        load_v(j + 1);
+        commit_copies();
         wgmma_wait<1>();
         settle(s);
         softmax(j + 1);

@@ -32,20 +32,43 @@ struct Score {
     __device__ __forceinline__ Score(const Shape& shape, int head)
         : scale(shape.scale * LOG2E), slope(shape.slopes ? shape.slopes[head] * LOG2E : 0.f) {}
     __device__ __forceinline__ float of(float dot, int query, int key) const {
-        return fmaf(dot, scale, -slope * float(query - key));
+        // A conversion costs as much as an exponential.
+        return slope == 0.f ? dot * scale : fmaf(dot, scale, -slope * float(query - key));
     }
 };
 
-// Rows first.. + ROWS of a head into a tile of COLS columns; what lies beyond `rows` or the width is zero.
-template <int ROWS, int COLS, int THREADS>
-__device__ __forceinline__ void load_tile(uint32_t tile, const Heads& heads, int64_t token, int head, int first, int rows) {
+// Rows first.. + ROWS of a head into a tile of COLS columns, chunk c of row r at byte `place(r, c)`; what lies beyond `rows`
+// or the width is zero.
+template <int ROWS, int COLS, int THREADS, typename Place>
+__device__ __forceinline__ void load_chunks(uint32_t tile, const Heads& heads, int64_t token, int head, int first, int rows,
+                                            Place place) {
     constexpr int CHUNKS = COLS / 8;
     static_assert(ROWS * CHUNKS % THREADS == 0, "whole rounds");
     const bf16* base = heads.at(token, head);
+    if constexpr (THREADS % CHUNKS == 0) {
+        // A thread keeps its column: only the row moves on.
+        constexpr int STEP = THREADS / CHUNKS;
+        const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        const bf16* from = base + int64_t(first + row) * heads.row + chunk * 8;
+        const int64_t step = STEP * heads.row;
+        const int left = chunk * 8 < heads.width ? rows - first - row : 0;
 #pragma unroll
-    for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-        const int index = i * THREADS + threadIdx.x, row = index / CHUNKS, chunk = index % CHUNKS;
-        const bool real = first + row < rows && chunk * 8 < heads.width;
-        copy_async(tile + at<COLS>(row, chunk), base + (real ? (first + row) * heads.row + chunk * 8 : 0), real);
+        for (int i = 0; i < ROWS / STEP; i++) {
+            const bool real = i * STEP < left;
+            copy_async(tile + place(row + i * STEP, chunk), real ? from : base, real);
+            from += step;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
+            const int index = i * THREADS + threadIdx.x, row = index / CHUNKS, chunk = index % CHUNKS;
+            const bool real = first + row < rows && chunk * 8 < heads.width;
+            copy_async(tile + place(row, chunk), base + (real ? (first + row) * heads.row + chunk * 8 : 0), real);
+        }
     }
+}
+
+template <int ROWS, int COLS, int THREADS>
+__device__ __forceinline__ void load_tile(uint32_t tile, const Heads& heads, int64_t token, int head, int first, int rows) {
+    load_chunks<ROWS, COLS, THREADS>(tile, heads, token, head, first, rows, at<COLS>);
 }
