@@ -1,5 +1,6 @@
 //! `keyfold bench`: speed of training steps, of prefill and decoding, and of single ops.
 
+mod attention;
 mod decode;
 mod ops;
 mod prefill;
@@ -23,12 +24,14 @@ pub(crate) enum Command {
     Serve(Box<serve::Args>),
     /// Single ops at the shapes of a training step.
     Ops(ops::Args),
+    /// Attention of a decoding step over a paged cache, beside what the device can do.
+    Attention(attention::Args),
 }
 
 impl Command {
     /// Whether `--device` may name another than the CPU.
     pub(crate) fn runs_on_devices(&self) -> bool {
-        matches!(self, Self::Train(_))
+        matches!(self, Self::Train(_) | Self::Attention(_))
     }
 
     /// Whether this measures what training does.
@@ -44,6 +47,7 @@ pub(crate) fn run(command: &Command, device: Device) -> anyhow::Result<()> {
         Command::Prefill(args) => prefill::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Ops(args) => ops::run(args),
+        Command::Attention(args) => attention::run(args, device),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     plan::{Cut, Item, Plan},
 };
 use crate::{
-    attention::{Cached, Heads, cached},
+    attention::{Cached, Heads, Paged, Sequence, cached},
     rope::RopeTable,
     testing::random,
 };
@@ -157,7 +157,7 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 let contiguous = Cached {
                     k: heads_of(&k, kv_heads, width),
                     v: heads_of(&v, kv_heads, value_width),
-                    past,
+                    paged: Paged { page_size: past + tokens, sequences: &[Sequence { past, new: tokens, pages: &[0] }] },
                     scale: 0.3,
                     alibi: None,
                     window: None,

@@ -1,0 +1,307 @@
+//! `keyfold bench attention`: reading a paged cache, one step of one layer, beside what the device can do at most.
+
+use super::print;
+use anyhow::Context;
+use keyfold_core::DType;
+use keyfold_ops::{
+    attention::{
+        Heads,
+        paged::{Batch, Cache, MAX_TOKENS, Shape, attend},
+    },
+    cast, linear,
+    rope::RopeTable,
+};
+use keyfold_tensor::{Arena, Device, Tensor};
+use serde::Serialize;
+use std::time::Instant;
+
+/// Caches are rotated until this much memory is read between two uses of one, many times what processors keep.
+const ROTATED_BYTES: usize = 1 << 30;
+/// Seconds of measurement of a case.
+const SECONDS: f64 = 0.1;
+/// Values drawn at random; caches repeat them.
+const DRAWN: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Variant {
+    /// 64 heads on one key and value head of 256 channels.
+    Mfa,
+    /// The same, values being the keys.
+    MfaKr,
+    /// The same, with keys rotated as they are read.
+    MfaKrRotate,
+    /// Absorbed: 64 heads on one key of 576 channels, of which 512 are the value.
+    Mla,
+    /// 32 heads of 128 channels on 8.
+    Gqa,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum KvDtype {
+    /// 16 bits.
+    Bf16,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this one [default: all].
+    #[arg(long, value_enum)]
+    variant: Option<Variant>,
+    /// Sequences [default: with the contexts, a list of usual ones].
+    #[arg(long, requires = "context")]
+    batch: Option<usize>,
+    /// Tokens of each sequence in the cache.
+    #[arg(long, requires = "batch")]
+    context: Option<usize>,
+    /// Element type of the cache.
+    #[arg(long, value_enum, default_value_t = KvDtype::Bf16)]
+    kv_dtype: KvDtype,
+    /// Tokens of a page; pages lie in random order.
+    #[arg(long, default_value_t = 64)]
+    page: usize,
+    /// New tokens of a sequence.
+    #[arg(long, default_value_t = 1)]
+    tokens: usize,
+    /// Print a JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    device: String,
+    variant: String,
+    batch: usize,
+    context: usize,
+    page: usize,
+    tokens: usize,
+    kv_dtype: &'static str,
+    us: f64,
+    /// Bytes of the cache that a step must read, over the time.
+    gb_s: f64,
+    tflop_s: f64,
+    /// Reading and writing of a plain copy, together.
+    copy_gb_s: f64,
+    /// A square product of bf16 matrices.
+    matmul_tflop_s: f64,
+    /// What the time is of the time that the copy would take for as many bytes, inverted.
+    of_copy: f64,
+}
+
+impl Variant {
+    const ALL: [Self; 5] = [Self::Mfa, Self::MfaKr, Self::MfaKrRotate, Self::Mla, Self::Gqa];
+
+    fn shape(self, page: usize, tokens: usize) -> Shape {
+        let mfa = Shape {
+            heads: 64,
+            kv_heads: 1,
+            width: 256,
+            value_width: 256,
+            shared: false,
+            rotate: false,
+            page,
+            tokens,
+        };
+        match self {
+            Self::Mfa => mfa,
+            Self::MfaKr => Shape { shared: true, ..mfa },
+            Self::MfaKrRotate => Shape { shared: true, rotate: true, ..mfa },
+            Self::Mla => Shape { width: 576, value_width: 512, shared: true, ..mfa },
+            Self::Gqa => Shape { heads: 32, kv_heads: 8, width: 128, value_width: 128, ..mfa },
+        }
+    }
+
+    /// Sequences and their lengths.
+    fn usual(self) -> &'static [(usize, usize)] {
+        match self {
+            Self::Mfa => &[(1, 32768), (16, 8192), (64, 4096), (64, 32768), (128, 8192)],
+            Self::MfaKr | Self::MfaKrRotate => &[(64, 8192), (64, 32768)],
+            Self::Mla => &[(1, 32768), (64, 4096), (64, 8192)],
+            Self::Gqa => &[(16, 8192)],
+        }
+    }
+}
+
+/// Numbers that look random, the same every time.
+fn draw(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+fn heads_of(tensor: &Tensor, count: usize, width: usize) -> Heads<'_> {
+    Heads { tensor, count, width, stride: width }
+}
+
+struct Bench {
+    device: Device,
+    arena: Arena,
+    /// `[DRAWN / 1024, 1024]` bf16.
+    drawn: Tensor,
+}
+
+impl Bench {
+    fn new(device: Device) -> anyhow::Result<Self> {
+        let arena = Arena::on(device)?;
+        let mut state = 0x9E37_79B9_7F4A_7C15;
+        let values: Vec<f32> =
+            (0..DRAWN).map(|_| (draw(&mut state) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
+        let mut drawn = arena.tensor(DRAWN / 1024, 1024, DType::Bf16);
+        drawn.write(&values);
+        Ok(Self { device, arena, drawn })
+    }
+
+    /// A bf16 matrix that repeats what was drawn.
+    fn random(&self, rows: usize, cols: usize) -> Tensor {
+        let (size, step) = (rows * cols, self.drawn.cols());
+        // Whole rows of what was drawn, of which the matrix is the beginning.
+        let all = self.arena.tensor(size.div_ceil(step), step, DType::Bf16);
+        let mut at = 0;
+        while at < all.rows() {
+            let count = self.drawn.rows().min(all.rows() - at);
+            cast::copy(&self.drawn.row_range(0, count), &mut all.row_range(at, count));
+            at += count;
+        }
+        match size.is_multiple_of(step) {
+            true => all.reshape(rows, cols),
+            false => {
+                let mut out = self.arena.tensor(rows, cols, DType::Bf16);
+                out.write(&vec![0.5; size]);
+                out
+            }
+        }
+    }
+
+    /// Median seconds of `work`, which is told how often it ran before. Calls follow each other without waiting, as the
+    /// layers of a step do.
+    fn time(&self, mut work: impl FnMut(usize)) -> f64 {
+        let mut count = 0;
+        let mut run = |times: usize| {
+            self.device.synchronize();
+            let start = Instant::now();
+            for _ in 0..times {
+                work(count);
+                count += 1;
+            }
+            self.device.synchronize();
+            start.elapsed().as_secs_f64() / times as f64
+        };
+        run(3);
+        let times = (SECONDS / 5.0 / run(5).max(1e-7)).ceil().clamp(5.0, 2000.0) as usize;
+        let mut all: Vec<f64> = (0..5).map(|_| run(times)).collect();
+        all.sort_by(f64::total_cmp);
+        all[2]
+    }
+
+    fn copy(&self) -> f64 {
+        let x = self.random(1 << 19, 1024);
+        let mut y = self.arena.tensor(x.rows(), x.cols(), DType::Bf16);
+        let seconds = self.time(|_| cast::copy(&x, &mut y));
+        2.0 * (x.len() * 2) as f64 / seconds
+    }
+
+    fn matmul(&self) -> f64 {
+        let size = 8192;
+        let (x, w) = (self.random(size, size), self.random(size, size));
+        let mut y = self.arena.tensor(size, size, DType::Bf16);
+        let seconds = self.time(|_| linear::forward(&x, &w, None, &mut y, false));
+        2.0 * (size as f64).powi(3) / seconds
+    }
+
+    /// Seconds of a step, bytes that it reads of the cache, and its operations.
+    fn attention(&self, shape: Shape, batch: usize, context: usize) -> (f64, f64, f64) {
+        let Shape { heads, kv_heads, width, value_width, shared, rotate, page, tokens } = shape;
+        let cols = kv_heads * (width + if shared { 0 } else { value_width });
+        let needed = context.div_ceil(page);
+        let slots = batch * needed * page;
+        let sets = (ROTATED_BYTES / (slots * cols * 2)).clamp(1, 32) + 1;
+        let caches: Vec<Tensor> = (0..sets).map(|_| self.random(slots, cols)).collect();
+        let q = self.random(batch * tokens, heads * width);
+        let mut out = self.arena.tensor(q.rows(), heads * value_width, DType::Bf16);
+        let mut lse = self.arena.tensor(q.rows(), heads, DType::F32);
+        let mut tables: Vec<u32> = (0..(batch * needed) as u32).collect();
+        let mut state = 7;
+        for last in (1..tables.len()).rev() {
+            tables.swap(last, draw(&mut state) as usize % (last + 1));
+        }
+        let work = Batch::new(&self.arena, shape, &vec![context as u32; batch], &tables);
+        let table = rotate.then(|| RopeTable::new(width, 5e5, context));
+        let seconds = self.time(|call| {
+            let cache = &caches[call % caches.len()];
+            let k = cache.columns(0, kv_heads * width);
+            let v = (!shared).then(|| cache.columns(kv_heads * width, kv_heads * value_width));
+            let cache = Cache {
+                k: heads_of(&k, kv_heads, width),
+                v: v.as_ref().map(|v| heads_of(v, kv_heads, value_width)),
+                scale: (width as f32).powf(-0.5),
+                rotate: table.as_ref(),
+            };
+            attend(&q, &cache, &work, &mut out, &mut lse);
+        });
+        let keys = (batch * context) as f64;
+        let bytes = keys * cols as f64 * 2.0;
+        (seconds, bytes, 2.0 * keys * (tokens * heads * (width + value_width)) as f64)
+    }
+}
+
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
+    anyhow::ensure!(device != Device::Cpu, "bench attention measures a GPU: name one, with --device cuda");
+    anyhow::ensure!(
+        args.page.is_power_of_two() && (16..=128).contains(&args.page),
+        "--page {}: a power of two from 16 to 128 was expected",
+        args.page
+    );
+    anyhow::ensure!(
+        (1..=MAX_TOKENS).contains(&args.tokens),
+        "--tokens {}: 1 to {MAX_TOKENS} were expected",
+        args.tokens
+    );
+    let asked = args.batch.zip(args.context);
+    if let Some((batch, context)) = asked {
+        anyhow::ensure!(batch > 0 && context >= args.tokens, "--batch, --context: too few for a step");
+        batch.checked_mul(context).filter(|keys| *keys < 1 << 28).context("--batch, --context: too many")?;
+    }
+    let bench = Bench::new(device)?;
+    let (copy, matmul) = (bench.copy(), bench.matmul());
+    bench.arena.trim();
+    let mut rows = Vec::new();
+    for variant in Variant::ALL.into_iter().filter(|variant| args.variant.is_none_or(|only| only == *variant))
+    {
+        let asked = asked.map(|case| [case]);
+        for (batch, context) in asked.as_ref().map_or(variant.usual(), |asked| asked) {
+            let shape = variant.shape(args.page, args.tokens);
+            let (seconds, bytes, flops) = bench.attention(shape, *batch, *context);
+            bench.arena.trim();
+            rows.push(Row {
+                device: device.describe(),
+                variant: format!("{variant:?}"),
+                batch: *batch,
+                context: *context,
+                page: args.page,
+                tokens: args.tokens,
+                kv_dtype: match args.kv_dtype {
+                    KvDtype::Bf16 => "bf16",
+                },
+                us: seconds * 1e6,
+                gb_s: bytes / seconds / 1e9,
+                tflop_s: flops / seconds / 1e12,
+                copy_gb_s: copy / 1e9,
+                matmul_tflop_s: matmul / 1e12,
+                of_copy: bytes / seconds / copy,
+            });
+        }
+    }
+    print(&rows, args.json, |row| {
+        format!(
+            "{:12} {:4} x {:6} {:9.1} us {:6.0} GB/s ({:3.0} % of a copy) {:5.0} TFLOP/s",
+            row.variant,
+            row.batch,
+            row.context,
+            row.us,
+            row.gb_s,
+            100.0 * row.of_copy,
+            row.tflop_s
+        )
+    })
+}
