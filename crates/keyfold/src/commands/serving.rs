@@ -15,8 +15,8 @@ pub(crate) struct ServingArgs {
     /// Memory of the cache, such as 512MiB or 4GiB [default: 4GiB, or half of what is free].
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<ByteSize>,
-    /// Tokens of a cache page: what prompts share is found in whole pages; those of 64 are read fastest.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    /// Tokens of a cache page: what prompts share is found in whole pages.
+    #[arg(long, default_value_t = 16, value_name = "N")]
     page_size: usize,
     /// Tokens that go through the model in a step: more read prompts faster, fewer keep the texts that are being written
     /// from waiting for them.

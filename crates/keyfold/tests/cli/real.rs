@@ -13,7 +13,7 @@ use std::{
 /// Largest error of logits relative to the largest magnitude.
 const TOLERANCE: f32 = 1e-3;
 
-fn models() -> Vec<PathBuf> {
+pub(crate) fn models() -> Vec<PathBuf> {
     let Some(folder) = std::env::var_os("KEYFOLD_REAL_MODELS") else {
         eprintln!("skipped: KEYFOLD_REAL_MODELS names no folder of real models");
         return Vec::new();

@@ -18,8 +18,11 @@ struct Serving {
 
 impl Serving {
     fn start(extra: &[&str]) -> Self {
-        let model = trained().to_str().unwrap();
-        let args = [&["serve", model, "--port", "0", "--kv-memory", "1MiB"], extra].concat();
+        Self::of(trained().to_str().unwrap(), &[&["--kv-memory", "1MiB"], extra].concat())
+    }
+
+    fn of(model: &str, extra: &[&str]) -> Self {
+        let args = [&["serve", model, "--port", "0"], extra].concat();
         let mut child =
             keyfold(Path::new("."), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -80,6 +83,45 @@ fn what_is_served_is_what_is_generated() {
     assert!(well, "{said}");
     assert!(said.contains("stopping once answers have ended"), "{said}");
     assert!(said.contains("made_tokens=20") && !said.contains("Day 7"), "{said}");
+}
+
+/// Published models (see `real.rs`): many requests at a time over a tight cache.
+#[test]
+fn published_models_are_served_as_generated() {
+    let prompts = [
+        "The capital of France is",
+        "Once upon a time there was a small model that",
+        "Water boils at a temperature of",
+        "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,",
+        "Once upon a time there was a large model that",
+        "The three laws of thermodynamics are: first,",
+        "import numpy as np\n\ndef mean(values):\n",
+        "Dear Sir or Madam, I am writing to you because",
+    ];
+    for model in crate::real::models() {
+        let model = model.to_str().unwrap();
+        let generate = |prompt: &str| {
+            let args = ["generate", model, "--max-tokens", "24", "--temperature", "0", "--prompt", prompt];
+            succeed(Path::new("."), &args).strip_suffix('\n').unwrap().to_owned()
+        };
+        let want: Vec<String> = prompts.iter().map(|prompt| generate(prompt)).collect();
+        let tight =
+            ["--kv-memory", "16MiB", "--context", "128", "--page-size", "8", "--max-batch-tokens", "24"];
+        let serving = Serving::of(model, &[&tight[..], &["--max-running", "8", "--lookup", "4"]].concat());
+        std::thread::scope(|scope| {
+            for (prompt, want) in prompts.iter().zip(&want) {
+                let serving = &serving;
+                scope.spawn(move || {
+                    let body = json!({"prompt": prompt, "max_tokens": 24, "temperature": 0, "echo": true});
+                    for _ in 0..2 {
+                        let (status, json) = serving.post(&body);
+                        assert_eq!(status, 200, "{json}");
+                        assert_eq!(json["choices"][0]["text"].as_str().unwrap(), want);
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]

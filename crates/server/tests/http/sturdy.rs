@@ -118,6 +118,38 @@ fn two_hundred_clients_that_misbehave_harm_nobody() {
     server.post("/v1/completions", &json!({"prompt": "ab"})).ok();
 }
 
+/// Seconds that the soak takes: short in a usual run, ten minutes with `KEYFOLD_SOAK=600`.
+#[test]
+fn memory_stays_flat_in_the_long_run() {
+    let seconds = std::env::var("KEYFOLD_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    let mut setup = Setup { delay: Duration::from_millis(1), ..Setup::default() };
+    setup.engine.pages = 140;
+    setup.limits.read_time = Duration::from_millis(500);
+    let server = setup.start();
+    let (began, whole) = (std::time::Instant::now(), Duration::from_secs(seconds));
+    // A third of the time until all is warm.
+    let warm = std::sync::OnceLock::new();
+    std::thread::scope(|scope| {
+        for client in 0..16 {
+            let (server, warm) = (&server, &warm);
+            scope.spawn(move || {
+                let mut dice = Dice(77_000 + client);
+                while began.elapsed() < whole {
+                    misbehave(server, &mut dice);
+                    if client == 0 && began.elapsed() > whole / 3 {
+                        warm.get_or_init(memory);
+                    }
+                }
+            });
+        }
+    });
+    server.settle();
+    if let (Some(Some(before)), Some(after)) = (warm.get(), memory()) {
+        eprintln!("{before} bytes after {:?}, {after} after {whole:?}; {}", whole / 3, server.stats());
+        assert!(after < before + (24 << 20), "{before} bytes became {after}");
+    }
+}
+
 #[test]
 fn who_reads_slowly_stalls_nobody_and_is_given_up() {
     let mut setup = Setup::default();
