@@ -157,7 +157,10 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 let contiguous = Cached {
                     k: heads_of(&k, kv_heads, width),
                     v: heads_of(&v, kv_heads, value_width),
-                    paged: Paged { page_size: past + tokens, sequences: &[Sequence { past, new: tokens, pages: &[0] }] },
+                    paged: Paged {
+                        page_size: past + tokens,
+                        sequences: &[Sequence { past, new: tokens, pages: &[0] }],
+                    },
                     scale: 0.3,
                     alibi: None,
                     window: None,
