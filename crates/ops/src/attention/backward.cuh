@@ -46,16 +46,25 @@ struct Walk {
     }
 };
 
-// lse (in powers of 2), then delta, of a block of queries. A query beyond the end has no probability anywhere.
-__device__ __forceinline__ void load_rows(float* rows, const Inputs& in, const Shape& shape, int batch, const Walk& walk) {
+// lse, then delta, of a block of queries. Those beyond the end are zeros like their queries and output gradients, so that
+// they add nothing to any sum, whatever their probabilities.
+__device__ __forceinline__ void load_rows(uint32_t rows, const Inputs& in, const Shape& shape, int batch, const Walk& walk) {
     if (threadIdx.x < 2 * BM) {
-        const int which = threadIdx.x / BM, query = walk.block * BM + threadIdx.x % BM;
-        const float* from = (which ? in.delta : in.lse) + int64_t(batch * shape.heads + walk.head) * shape.seq;
-        rows[threadIdx.x] = query < shape.seq ? from[query] * (which ? 1.f : LOG2E) : which ? 0.f : INFINITY;
+        const int query = walk.block * BM + threadIdx.x % BM;
+        const float* from = (threadIdx.x < BM ? in.lse : in.delta) + int64_t(batch * shape.heads + walk.head) * shape.seq;
+        const bool real = query < shape.seq;
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(rows + threadIdx.x * 4),
+                     "l"(from + (real ? query : 0)), "r"(real ? 4 : 0));
     }
 }
 
-// The probabilities of a key under two neighbouring queries, from their dot products.
+// Two neighbouring values of lse, in powers of 2.
+__device__ __forceinline__ float2 powers(const float* lse) {
+    const float2 both = *reinterpret_cast<const float2*>(lse);
+    return make_float2(both.x * LOG2E, both.y * LOG2E);
+}
+
+// The probabilities of a key under two neighbouring queries, from their dot products and lse in powers of 2.
 __device__ __forceinline__ float2 probabilities(const Score& score, float dot0, float dot1, float2 lse, int query, int key,
                                                 bool masked, int start0, int start1) {
     float2 p = make_float2(power2(score.of(dot0, query, key) - lse.x), power2(score.of(dot1, query + 1, key) - lse.y));

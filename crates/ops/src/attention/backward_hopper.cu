@@ -25,9 +25,9 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
     char* const ds_tile = shared + (sds - sk);
     float* const rows = reinterpret_cast<float*>(ds_tile + BN * BM * 2);   // [2 stages][lse, delta][BM]
 
-    const int units = shape.kv_heads * in.parts;
-    const int part = blockIdx.x % in.parts, kv_head = blockIdx.x / in.parts % shape.kv_heads, batch = blockIdx.x / units;
-    const int first_key = blockIdx.y * BN;
+    const int parts_of_seq = (shape.seq + BN - 1) / BN, unit = blockIdx.x / parts_of_seq;
+    const int part = unit % in.parts, kv_head = unit / in.parts % shape.kv_heads, batch = unit / in.parts / shape.kv_heads;
+    const int first_key = blockIdx.x % parts_of_seq * BN;
     const int64_t token = int64_t(batch) * shape.seq;
     const int group = warpgroup(), lane = threadIdx.x % 32;
     const int warp_row = threadIdx.x / 32 * 16;   // of the keys
@@ -36,7 +36,7 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
         const int first = walk.block * BM;
         load_blocked<BM, D>(sq + stage * BM * D * 2, in.q, token, walk.head, first, shape.seq);
         load_blocked<BM, E>(sdo + stage * BM * E * 2, in.d_out, token, walk.head, first, shape.seq);
-        load_rows(rows + stage * 2 * BM, in, shape, batch, walk);
+        load_rows(shared_address(rows + stage * 2 * BM), in, shape, batch, walk);
     };
 
     load_blocked<BN, D>(sk, in.k, token, kv_head, first_key, shape.seq);
@@ -81,7 +81,7 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
 #pragma unroll
             for (int n = 0; n < 8; n++) {
                 const int column = n * 8 + lane % 4 * 2, query = first_query + column;
-                const float2 sums = *reinterpret_cast<const float2*>(lse + column);
+                const float2 sums = powers(lse + column);
                 int start0 = 0, start1 = 0;
                 if (shape.starts) {
                     start0 = query < shape.seq ? shape.starts[token + query] : 0;
@@ -98,7 +98,7 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
         } else {
 #pragma unroll
             for (int n = 0; n < 8; n++) {
-                const float2 sums = *reinterpret_cast<const float2*>(lse + n * 8 + lane % 4 * 2);
+                const float2 sums = powers(lse + n * 8 + lane % 4 * 2);
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     s[n][2 * half] = power2(fmaf(s[n][2 * half], score.scale, -sums.x));

@@ -54,6 +54,9 @@ const BACKWARD: [(usize, usize, &str, usize); 6] = [
 ];
 /// Queries of a stage of the backward kernels, and tokens of an entry of `least`.
 const QUERIES: usize = 64;
+/// Query heads that a block of the backward kernels takes: with more, too much is at work at a time for the L2 cache, and the
+/// blocks of the first keys, which have by far the most queries, are too long.
+const HEADS_OF_A_PART: usize = 2;
 /// Threads of a block of the backward kernels.
 const THREADS: u32 = 256;
 
@@ -240,7 +243,7 @@ pub(super) fn forward(
     let out_at = Ready::of(gpu, out, false);
     let uploaded = Uploaded::of(gpu, shape, q.count, k.count);
     let grid = Launch {
-        grid: [(shape.batch * q.count) as u32, shape.seq.div_ceil(queries) as u32, 1],
+        grid: [(shape.batch * q.count * shape.seq.div_ceil(queries)) as u32, 1, 1],
         block: [threads, 1, 1],
         shared: check_shared(gpu, shared, q.width),
     };
@@ -280,9 +283,7 @@ pub(super) fn backward(
     launch!(gpu, BACKWARD_KERNELS, "delta", Launch::blocks((batch * seq * q.count).div_ceil(16), 256);
         out_at.heads, d_out_at.heads, delta.address(), batch_i, seq_i, heads_i);
 
-    // Blocks for every multiprocessor several times over: those of the first keys have by far the most queries.
-    let blocks = batch * k.count * seq.div_ceil(keys);
-    let parts = (4 * gpu.multiprocessors()).div_ceil(blocks).clamp(1, q.count / k.count);
+    let parts = (q.count / k.count).div_ceil(HEADS_OF_A_PART);
     let zeros = |heads: usize, row_tiles: usize, columns: usize| {
         let mut sums = scratch(gpu, batch * heads * row_tiles, 16 * columns);
         sums.fill_zero();
@@ -312,7 +313,7 @@ pub(super) fn backward(
     let squares = if hopper.is_some() { 1 } else { 2 };
     let shared = 2 * (keys * (d + e) + 2 * QUERIES * (d + e) + squares * keys * QUERIES) + 4 * 4 * QUERIES;
     let grid = Launch {
-        grid: [(batch * k.count * parts) as u32, seq.div_ceil(keys) as u32, 1],
+        grid: [(batch * k.count * parts * seq.div_ceil(keys)) as u32, 1, 1],
         block: [THREADS, 1, 1],
         shared: check_shared(gpu, shared, q.width),
     };

@@ -6,7 +6,8 @@
 // are computed, the next keys while the values are summed up. Narrow heads take two 16-row tiles a warp, which halves how
 // often keys and values are read from shared memory; wide heads have no registers for that.
 //
-// Blocks with most keys start first: the last to run are short, and the multiprocessors end together.
+// The blocks of a head follow one another, so that those at work at a time share keys and values in the L2 cache; those with
+// most keys come first.
 #include "shape.cuh"
 
 template <int D, int E, int WARPS, int MT, int BN>
@@ -18,9 +19,10 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     bf16* const q_tile = shared;
     const uint32_t sq = shared_address(q_tile), sk = sq + BM * (D > E ? D : E) * 2, sv = sk + BN * D * 2;
 
-    const int head = blockIdx.x % shape.heads, batch = blockIdx.x / shape.heads;
+    const int parts_of_seq = (shape.seq + BM - 1) / BM, unit = blockIdx.x / parts_of_seq;
+    const int head = unit % shape.heads, batch = unit / shape.heads;
     const int kv_head = head / (shape.heads / shape.kv_heads);
-    const int first_query = (gridDim.y - 1 - blockIdx.y) * BM;
+    const int first_query = (parts_of_seq - 1 - blockIdx.x % parts_of_seq) * BM;
     const int64_t token = int64_t(batch) * shape.seq;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int warp_row = warp * 16 * MT;

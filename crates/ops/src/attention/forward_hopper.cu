@@ -25,9 +25,10 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     extern __shared__ __align__(1024) char shared[];
     const uint32_t sq = shared_address(shared), sk = sq + BM * D * 2, sv = sk + 2 * BN * D * 2;
 
-    const int head = blockIdx.x % shape.heads, batch = blockIdx.x / shape.heads;
+    const int parts_of_seq = (shape.seq + BM - 1) / BM, unit = blockIdx.x / parts_of_seq;
+    const int head = unit % shape.heads, batch = unit / shape.heads;
     const int kv_head = head / (shape.heads / shape.kv_heads);
-    const int first_query = (gridDim.y - 1 - blockIdx.y) * BM;
+    const int first_query = (parts_of_seq - 1 - blockIdx.x % parts_of_seq) * BM;
     const int64_t token = int64_t(batch) * shape.seq;
     const int group = warpgroup(), warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
     const Score score(shape, head);
