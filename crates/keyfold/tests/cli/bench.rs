@@ -18,11 +18,23 @@ fn train_prints_one_array_with_its_documented_keys() {
     let kinds: Vec<&Value> = rows.iter().map(|row| &row["attention"]).collect();
     assert_eq!(kinds, ["mha", "mfa", "mla"]);
     for row in &rows {
-        let documented =
-            ["attention", "params", "batch", "seq", "tokens_per_s", "step_ms", "peak_rss_mib", "threads"];
+        let documented = [
+            "attention",
+            "device",
+            "params",
+            "batch",
+            "seq",
+            "loss",
+            "tokens_per_s",
+            "step_ms",
+            "model_tflops",
+            "peak_rss_mib",
+            "device_mib",
+            "threads",
+        ];
         assert_eq!(keys(row), BTreeSet::from(documented));
         assert_eq!((&row["batch"], &row["seq"]), (&2.into(), &16.into()));
-        for key in ["params", "tokens_per_s", "step_ms", "threads"] {
+        for key in ["params", "loss", "tokens_per_s", "step_ms", "model_tflops", "threads"] {
             assert!(row[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {row}");
         }
         let speed = 32.0 / (row["step_ms"].as_f64().unwrap() / 1e3);

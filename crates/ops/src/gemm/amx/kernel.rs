@@ -120,18 +120,21 @@ impl Tile {
             // SAFETY: as for this function.
             return unsafe { self.whole(parts, b_parts) };
         }
+        // The sums so far come along, so that an element is summed in the same order wherever it lies.
         let mut aside = [0f32; BLOCK * BLOCK];
-        let tile = Self { out: aside.as_mut_ptr(), out_stride: BLOCK, add: false, ..self };
+        let rows = aside.chunks_exact_mut(BLOCK).take(self.rows).enumerate();
+        for (r, row) in rows.filter(|_| self.add) {
+            // SAFETY: the block has this row, `cols` long.
+            let from = unsafe { std::slice::from_raw_parts(self.out.add(r * self.out_stride), self.cols) };
+            row[..self.cols].copy_from_slice(from);
+        }
+        let tile = Self { out: aside.as_mut_ptr(), out_stride: BLOCK, ..self };
         // SAFETY: as for this function, and `aside` holds a whole block.
         unsafe { tile.whole(parts, b_parts) };
         for (r, from) in aside.chunks_exact(BLOCK).take(self.rows).enumerate() {
             // SAFETY: the block has this row, `cols` long.
             let to = unsafe { std::slice::from_raw_parts_mut(self.out.add(r * self.out_stride), self.cols) };
-            if self.add {
-                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-            } else {
-                to.copy_from_slice(&from[..self.cols]);
-            }
+            to.copy_from_slice(&from[..self.cols]);
         }
     }
 
