@@ -74,11 +74,6 @@ impl Form {
         Some(FORMS.iter().filter(fits).find(like).filter(|_| sided).unwrap_or(best))
     }
 
-    /// Whether half of the multiprocessors compute as fast as memory is read: with one product per byte, yes.
-    fn spare(&self) -> bool {
-        !self.shared && self.row_groups == 1
-    }
-
     fn groups(&self) -> usize {
         self.row_groups * self.value_groups
     }
@@ -163,7 +158,6 @@ struct PagedPlan {
     kv_heads: i32,
     count: i32,
     keys: i32,
-    spare: i32,
 }
 
 impl Batch {
@@ -214,7 +208,6 @@ impl Batch {
             kv_heads: shape.kv_heads as i32,
             count: self.shares as i32,
             keys: self.form.keys as i32,
-            spare: i32::from(self.form.spare()),
         }
     }
 
@@ -245,7 +238,7 @@ impl Batch {
         let tasks = self.sequences * shape.kv_heads;
         let (shares, rest) = words.split_at(2 * self.shares);
         let (items, cuts) = rest.split_at(tasks + self.shares);
-        let plan = Plan::new(lengths, shape.kv_heads, self.shares, self.form.keys, self.form.spare());
+        let plan = Plan::new(lengths, shape.kv_heads, self.shares, self.form.keys);
         let item = |number: usize| {
             let item = plan.items[number];
             [item.task as i32, item.first as i32, item.end as i32, item.cut.map_or(-1, |cut| cut as i32)]

@@ -107,22 +107,19 @@ __device__ __forceinline__ void Kernel<S>::write_unit(
 // One unit of many parts.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::add_many(
-    int unit, int64_t number, int64_t step, int parts, const float4 (&kept)[KEPT], const float2* weights,
-    const float* factors, float4* others, const int64_t* places, int value_group, const Block& rows
+    int unit, int64_t number, int64_t step, int parts, const float2* weights, float4* others, const int64_t* places,
+    int value_group, const Block& rows
 ) const {
     constexpr int UNITS = S::E / S::VALUE_GROUPS / 8 * 4;
     const int thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32, local = lane / 4;
     const float4* from = p.part_out + (number * UNITS + unit) * 32 + lane;
     float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-    auto add = [&](int part, const float4& value) {
+#pragma unroll 16
+    for (int part = warp; part < parts; part += 4) {
+        const float4 value = __ldcg(from + part * (step * UNITS * 32));
         const float first = weights[part * 16 + local].x, second = weights[part * 16 + local + 8].x;
         sum.x += first * value.x, sum.y += first * value.y, sum.z += second * value.z, sum.w += second * value.w;
-    };
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) {
-        if (warp + 4 * k < parts) add(warp + 4 * k, kept[k]);
     }
-    for (int part = warp + 4 * KEPT; part < parts; part += 4) add(part, __ldcg(from + part * (step * UNITS * 32)));
     if (warp > 0) others[(warp - 1) * 32 + lane] = sum;
     named_barrier(1 + threadIdx.x / WARPGROUP, WARPGROUP);
     if (warp == 0) {
@@ -132,8 +129,7 @@ __device__ __forceinline__ void Kernel<S>::add_many(
         }
         const int row = unit % 4 * 16 + local;
         const int64_t place[2] = {places[row], places[row + 8]};
-        const float factor[2] = {factors[local], factors[local + 8]};
-        const float four[4] = {sum.x * factor[0], sum.y * factor[0], sum.z * factor[1], sum.w * factor[1]};
+        const float four[4] = {sum.x, sum.y, sum.z, sum.w};
         write_unit(unit, value_group, row, place, four, rows);
     }
     named_barrier(1 + threadIdx.x / WARPGROUP, WARPGROUP);
@@ -152,12 +148,10 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
     const int thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32;
     if (row_block >= p.row_blocks) return;
     const uint32_t arrived = barrier(6 + 2 * RING + group), base = slots + group * ROOM * UNIT_BYTES;
-    // Of each row where its output lies; sums of the other warps; of each row what its sums are to be multiplied by; of each
-    // part and row its maximum and sum, then its weight.
+    // Of each row where its output lies; sums of the other warps; of each part and row its maximum and sum, then its weight.
     int64_t* places = reinterpret_cast<int64_t*>(memory + (base - shared_address(memory)));
     float4* others = reinterpret_cast<float4*>(places + UNIT);
-    float* factors = reinterpret_cast<float*>(others + 3 * 32);
-    float2* weights = reinterpret_cast<float2*>(factors + 2 * UNIT);
+    float2* weights = reinterpret_cast<float2*>(others + 3 * 32);
     uint32_t parity = 0;
     const int4 bounds = p.shares[2 * share + 1];
 #pragma unroll 1
@@ -167,7 +161,7 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
         const int4 cut = p.cuts[item.w];
         const int parts = cut.z, part = share - cut.w, end = UNITS * (part + 1) / parts;
         const bool many = parts > MANY;
-        const int together = many ? 1 : (ROOM - 5 - parts) / parts;
+        const int together = many ? 1 : (ROOM - 4 - parts) / parts;
         const int64_t number = part_of(cut.y, row_block, value_group), step = part_of(1, 0, 0);
         const int64_t first_query = task_query(p, item.x);
         unsigned int* counter = written(item.w, group);
@@ -180,24 +174,13 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
 #pragma unroll 1
         for (int first = UNITS * part / parts; first < end; first += together) {
             const int count = min(together, end - first);
-            const uint32_t values = base + (5 + parts) * UNIT_BYTES;
+            const uint32_t values = base + (4 + parts) * UNIT_BYTES;
             if (!many && thread < 32) {
                 if (thread == 0) barrier_expect(arrived, parts * count * UNIT_BYTES);
                 __syncwarp();
                 if (thread < parts) {
                     const float4* source = p.part_out + ((number + thread * step) * UNITS + first) * (UNIT_BYTES / 16);
                     copy_bytes(values + thread * count * UNIT_BYTES, source, count * UNIT_BYTES, arrived);
-                }
-            }
-            float4 kept[KEPT];
-            if (many) {
-                // On their way while the weights are computed.
-                const float4* from = p.part_out + (number * UNITS + first) * 32 + lane;
-#pragma unroll
-                for (int k = 0; k < KEPT; k++) {
-                    const int part = warp + 4 * k;
-                    kept[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                    if (part < parts) kept[k] = __ldcg(from + part * (step * UNITS * 32));
                 }
             }
             // Several threads a row: all 64 rows for a few parts, the unit's 16 for many.
@@ -218,7 +201,8 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
                 weights[from * of + local].x = weight;
             }
             for (int s = 1; s < sharers; s *= 2) total += __shfl_xor_sync(~0u, total, s);
-            if (thread % sharers == 0) factors[local] = total > 0.0f ? 1.0f / total : 0.0f;
+            const float factor = total > 0.0f ? 1.0f / total : 0.0f;
+            for (int from = thread % sharers; from < parts; from += sharers) weights[from * of + local].x *= factor;
             if (first < 4 && thread % sharers == 0 && value_group == 0 && row < rows.rows) {
                 const int64_t query = first_query + rows.query_of(p, row);
                 p.lse[query] = total > 0.0f ? (top + log2f(total)) * LN_2 : -INFINITY;
@@ -229,7 +213,7 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
                 parity ^= 1;
             }
             if (many) {
-                add_many(first, number, step, parts, kept, weights, factors, others, places, value_group, rows);
+                add_many(first, number, step, parts, weights, others, places, value_group, rows);
                 continue;
             }
             // A warp has the units of the rows that it also computed.
@@ -237,7 +221,6 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
             const float4* here = reinterpret_cast<const float4*>(memory + (values - shared_address(memory))) + lane;
             if (own < rows.rows) {
                 const int64_t place[2] = {places[own], places[min(own + 8, rows.rows - 1)]};
-                const float factor[2] = {factors[own], factors[own + 8]};
 #pragma unroll 1
                 for (int unit = first + ((warp - first) & 3); unit < first + count; unit += 4) {
                     float sum[4] = {};
@@ -248,7 +231,6 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
                         sum[0] += low * value.x, sum[1] += low * value.y;
                         sum[2] += high * value.z, sum[3] += high * value.w;
                     }
-                    sum[0] *= factor[0], sum[1] *= factor[0], sum[2] *= factor[1], sum[3] *= factor[1];
                     write_unit(unit, value_group, own, place, sum, rows);
                 }
             }

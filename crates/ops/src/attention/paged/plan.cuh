@@ -26,8 +26,6 @@ struct Plan {
     int count;
     // Keys of a tile.
     int keys;
-    // Whether half of the CTAs can keep memory busy.
-    int spare;
 };
 
 constexpr int PLANNERS = 1024;
@@ -79,8 +77,7 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
     most = longest;
     const int whole =
         most >= even ? (most + most / even - 1) / (most / even) : most * ((even + most - 1) / most);
-    const bool lone = p.spare && total == tasks * most && most >= even && most * 16 <= even * 34;
-    const int share = lone ? most : whole * 16 <= even * 17 ? whole : even;
+    const int share = whole * 16 <= even * 17 ? whole : even;
 
     int3 counts = {0, 0, 0};
     int at = start;

@@ -48,16 +48,11 @@ impl Plan {
     }
 
     /// The plan for sequences of `lengths` keys, in tiles of `keys`, for `kv_heads` heads each, among `shares`.
-    ///
-    /// `spare` says that half of the shares can keep memory busy: then equal tasks are not cut where there are nearly half
-    /// as many of them as shares.
-    pub fn new(lengths: &[u32], kv_heads: usize, shares: usize, keys: usize, spare: bool) -> Self {
+    pub fn new(lengths: &[u32], kv_heads: usize, shares: usize, keys: usize) -> Self {
         // A sequence without keys still needs its output written.
         let tiles = |length: &u32| (*length as usize).div_ceil(keys).max(1);
         let total = kv_heads * lengths.iter().map(tiles).sum::<usize>();
-        let longest = lengths.iter().map(tiles).max().unwrap_or(1);
-        let lone = spare && total == kv_heads * lengths.len() * longest;
-        let size = share_size(total, longest, shares, lone);
+        let size = share_size(total, lengths.iter().map(tiles).max().unwrap_or(1), shares);
         let mut plan = Self { shares: vec![0..0; shares], items: Vec::new(), cuts: Vec::new() };
         let (mut start, mut slot) = (0, 0);
         for (task, length) in lengths.iter().flat_map(|length| vec![length; kv_heads]).enumerate() {
@@ -85,13 +80,9 @@ impl Plan {
     }
 }
 
-/// Tiles of a share. Even shares, unless cutting tasks into equal parts, or not at all, takes at most a sixteenth more, or
-/// `lone` tasks at most about twice as much.
-fn share_size(total: usize, longest: usize, shares: usize, lone: bool) -> usize {
+/// Tiles of a share. Even shares, unless cutting tasks into equal parts, or not at all, takes at most a sixteenth more.
+fn share_size(total: usize, longest: usize, shares: usize) -> usize {
     let even = total.div_ceil(shares).max(1);
-    if lone && longest >= even && longest * 16 <= even * 34 {
-        return longest;
-    }
     let whole =
         if longest >= even { longest.div_ceil(longest / even) } else { longest * even.div_ceil(longest) };
     if whole * 16 <= even * 17 { whole } else { even }

@@ -69,8 +69,6 @@ constexpr int BARRIER_BYTES = 512;
 // How far, in powers of two, scores may exceed the maximum they are measured from before it is moved: moving it costs a
 // pass over O, and a factor of 256 costs no precision.
 constexpr float SLACK = 8.0f;
-// Quadruples of parts that a lane has under way at a time.
-constexpr int KEPT = 16;
 
 template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_>
 struct Shape {
@@ -217,8 +215,8 @@ struct Kernel {
         int unit, int value_group, int row, const int64_t (&places)[2], const float (&sum)[4], const Block& rows
     ) const;
     __device__ __forceinline__ void add_many(
-        int unit, int64_t number, int64_t step, int parts, const float4 (&kept)[KEPT], const float2* weights,
-        const float* factors, float4* others, const int64_t* places, int value_group, const Block& rows
+        int unit, int64_t number, int64_t step, int parts, const float2* weights, float4* others, const int64_t* places,
+        int value_group, const Block& rows
     ) const;
     __device__ __forceinline__ void merge(int group, unsigned char* memory, const Block& rows) const;
 };
