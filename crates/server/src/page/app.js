@@ -1,7 +1,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const messages = [];
+let messages = [];
 let chat = true;
 let running = null;
 
@@ -85,6 +85,8 @@ function busy(is) {
 
 async function answer() {
   const control = new AbortController();
+  // A new conversation may begin before this answer has ended.
+  const own = messages;
   running = control;
   busy(true);
   $("status").textContent = "Answering…";
@@ -124,12 +126,12 @@ async function answer() {
     }
   }
   if (text) {
-    messages.push({ role: "assistant", content: text });
+    own.push({ role: "assistant", content: text });
   } else {
-    const asked = messages.pop();
-    if (asked && !$("input").value) $("input").value = asked.content;
+    const asked = own.pop();
+    if (own === messages && asked && !$("input").value) $("input").value = asked.content;
   }
-  if (usage) {
+  if (usage && first) {
     const made = usage.completion_tokens;
     const seconds = (performance.now() - first) / 1000;
     const speed = made > 1 && seconds > 0 ? ", " + ((made - 1) / seconds).toFixed(1) + " tok/s" : "";
@@ -230,7 +232,7 @@ document.addEventListener("keydown", (event) => {
 $("stop").addEventListener("click", stop);
 $("reset").addEventListener("click", () => {
   stop();
-  messages.length = 0;
+  messages = [];
   $("messages").replaceChildren();
   $("status").textContent = "";
   $("input").focus();
