@@ -74,6 +74,18 @@ impl Form {
         Some(FORMS.iter().filter(fits).find(like).filter(|_| sided).unwrap_or(best))
     }
 
+    /// How many of `most` shares to make.
+    ///
+    /// Where keys and values are two planes, half of the multiprocessors keep memory busy, and nearly so many tasks of equal
+    /// length are better not cut. Only on a grid of that size: idle CTAs of a larger one leave the wrong ones busy.
+    fn shares(&self, shape: &Shape, lengths: &[u32], most: usize) -> usize {
+        let tasks = lengths.len() * shape.kv_heads;
+        let tiles = |length: &u32| (*length as usize).div_ceil(self.keys);
+        let equal = lengths.windows(2).all(|pair| tiles(&pair[0]) == tiles(&pair[1]));
+        let enough = !self.shared && self.row_groups == 1 && tasks * 17 >= most * 8;
+        if equal && enough { tasks.min(most) } else { most }
+    }
+
     fn groups(&self) -> usize {
         self.row_groups * self.value_groups
     }
@@ -162,7 +174,7 @@ struct PagedPlan {
 
 impl Batch {
     /// None on the host.
-    pub(super) fn new(arena: &Arena, shape: &Shape, sequences: usize, entries: usize) -> Option<Self> {
+    pub(super) fn new(arena: &Arena, shape: &Shape, lengths: &[u32], entries: usize) -> Option<Self> {
         let Device::Cuda(index) = arena.device() else { return None };
         let gpu = keyfold_tensor::cuda::gpu(index).unwrap_or_else(|error| error.raise());
         let blocks = Blocks::of(shape);
@@ -173,8 +185,9 @@ impl Batch {
             )
         };
         let columns = blocks.count.div_ceil(form.row_groups);
-        let shares = (gpu.multiprocessors() / columns).max(1);
+        let sequences = lengths.len();
         let tasks = sequences * shape.kv_heads;
+        let shares = form.shares(shape, lengths, (gpu.multiprocessors() / columns).max(1));
         let groups = blocks.count * form.value_groups;
         let parts = Plan::slots(shares) * blocks.count;
         Some(Self {

@@ -110,7 +110,7 @@ impl Batch {
             longest: 0,
             highest: None,
             #[cfg(feature = "cuda")]
-            device: cuda::Batch::new(arena, &shape, lengths.len(), tables.len()),
+            device: cuda::Batch::new(arena, &shape, lengths, tables.len()),
         };
         #[cfg(not(feature = "cuda"))]
         let _ = arena;
