@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tries real clients against the server where they install from PyPI; says so where they do not.
+# Tries real clients, and the page in a browser, against the server where they can be had; says so where not.
 # usage: ci.sh KEYFOLD; KEYFOLD_REAL_MODELS may name a folder with SmolLM2, else a tiny model is trained.
 set -euo pipefail
 keyfold=$(realpath "${1:?usage: ci.sh KEYFOLD}")
@@ -22,3 +22,9 @@ fi
 "$venv/bin/python" "$here/run.py" --keyfold "$keyfold" --model "$model" >"$work/clients.log" 2>&1 \
   || { cat "$work/clients.log"; exit 1; }
 grep -E '^(openai|lm_eval|skipped)' "$work/clients.log"
+# The page needs a model that has a chat template, and a browser.
+[ -n "${KEYFOLD_REAL_MODELS:-}" ] || skip "the page: KEYFOLD_REAL_MODELS names no folder with SmolLM2"
+chromium=$(command -v chromium || command -v chromium-browser) || skip "the page: chromium is not installed"
+"$venv/bin/python" -c 'import playwright' 2>/dev/null || "$venv/bin/pip" install -q playwright >/dev/null 2>&1 \
+  || skip "the page: playwright does not install from PyPI here"
+"$venv/bin/python" "$here/../page/run.py" --keyfold "$keyfold" --model "$model" --chromium "$chromium" --out "$work"
