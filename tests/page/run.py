@@ -11,7 +11,7 @@ import socket
 import subprocess
 import urllib.request
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 VIEWS = [("light", 1280, 860), ("dark", 1280, 860), ("light", 390, 844)]
 
@@ -34,7 +34,7 @@ def ended(page):
 
 def check(page, at):
     page.goto(at)
-    page.wait_for_function("document.querySelector('#own').textContent.includes('B')")
+    expect(page.locator("#own")).to_contain_text("B")
     page.click("summary")
     page.fill("#max-tokens", "24")
     page.click("summary")
@@ -43,7 +43,7 @@ def check(page, at):
     items = page.locator("#messages li")
     assert items.count() == 2, f"{items.count()} messages after one question"
     assert len(items.nth(1).inner_text().split("\n")) > 1, "an answer without text"
-    page.wait_for_function("/^[1-9]/.test(document.querySelector('#last').textContent)")
+    expect(page.locator("#last")).to_have_text(re.compile(r"^[1-9]"))
     assert re.search(r"\d+ free", page.inner_text("#pages-text")), page.inner_text("#pages-text")
 
 
