@@ -1,5 +1,7 @@
 //! Helpers shared by the ops' tests.
 
+pub(crate) use crate::selftest::random;
+
 use keyfold_core::DType;
 use keyfold_tensor::{Arena, Tensor};
 
@@ -15,19 +17,6 @@ pub(crate) fn assert_close(name: &str, got: &[f32], want: &[f64], rel: f64) {
             "{name}[{i}]: got {g}, want {w}, error {error:.3e} of scale {scale:.3e}"
         );
     }
-}
-
-/// Seeded values in -1..1, the same on every machine.
-pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x1234_5678_9ABC_DEF1);
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
 }
 
 /// `values` in double precision.

@@ -12,6 +12,8 @@ mod paged;
 mod rows;
 mod twin;
 
+#[cfg(test)]
+pub(crate) use twin::random;
 pub use twin::{Check, Failure};
 
 use keyfold_tensor::{Device, DeviceError, catch};

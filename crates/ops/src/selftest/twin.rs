@@ -169,7 +169,7 @@ impl<'a> Twins<'a> {
 }
 
 /// Seeded values in -1..1 (xorshift), the same on every machine.
-pub(super) fn random(seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x1234_5678_9ABC_DEF1);
     (0..len)
         .map(|_| {

@@ -1,5 +1,9 @@
 //! What answers of both kinds have in common.
 
+use super::{
+    App, blocking,
+    stream::{Chunks, respond},
+};
 use crate::{
     error::{ApiError, Kind},
     service::{Answers, Delta, Outcome},
@@ -8,12 +12,41 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use keyfold_engine::{End, Finish};
+use keyfold_engine::{End, Finish, Request};
 use serde_json::{Value, json};
 use std::{
     hash::{BuildHasher, Hasher},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
+
+/// What becomes of the texts of a request.
+pub(super) trait Answer: Chunks {
+    /// Names the request.
+    fn id(&self) -> &str;
+    /// Whether the texts are sent while they are made.
+    fn streams(&self) -> bool;
+    /// The answer in one piece.
+    fn whole(self, whole: Vec<Delta>, app: &App) -> Result<Response, ApiError>;
+}
+
+/// Answers a request of `count` texts that `arrived` then, from what `prepare` makes of it.
+pub(super) async fn answer<A: Answer>(
+    app: Arc<App>,
+    arrived: Instant,
+    count: usize,
+    prepare: impl FnOnce(&App) -> Result<(A, Vec<Request>), ApiError> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let room = app.service.room(count)?;
+    let preparing = app.clone();
+    let (answer, requests) = blocking(move || prepare(&preparing)).await?;
+    let answers = app.service.submit(requests, room, answer.id(), arrived)?;
+    if answer.streams() {
+        return Ok(respond(answers, answer));
+    }
+    let whole = collect(&answers, count).await?;
+    answer.whole(whole, &app)
+}
 
 /// Tokens that a request took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,7 +90,7 @@ pub(super) fn finish(outcome: &Outcome) -> Result<(&'static str, &End), ApiError
 }
 
 /// Waits for all of `count` texts.
-pub(super) async fn collect(answers: &Answers, count: usize) -> Result<Vec<Delta>, ApiError> {
+async fn collect(answers: &Answers, count: usize) -> Result<Vec<Delta>, ApiError> {
     let mut whole: Vec<Delta> = (0..count).map(|choice| Delta { choice, ..Delta::default() }).collect();
     while let Some(delta) = answers.next().await {
         if let Some(outcome) = &delta.outcome {

@@ -2,10 +2,10 @@
 
 use super::{
     App, Body, RequestName,
-    answer::{Usage, collect, finish, json_response, now, random},
-    blocking, logprobs,
+    answer::{Answer, Usage, answer, finish, json_response, now, random},
+    logprobs,
     request::ChatRequest,
-    stream::{Chunks, respond},
+    stream::Chunks,
 };
 use crate::{error::ApiError, model::Model, service::Delta};
 use axum::{Extension, extract::State, response::Response};
@@ -23,15 +23,7 @@ pub(super) async fn handle(
     asked.options.check(&app.service.model)?;
     app.log_text(&name, "messages", || format!("{:?}", asked.messages));
     let count = asked.options.n;
-    let room = app.service.room(count)?;
-    let preparing = app.clone();
-    let (chat, requests) = blocking(move || prepare(&preparing, &name.0, asked)).await?;
-    let answers = app.service.submit(requests, room, &chat.name, arrived)?;
-    if chat.asked.options.stream {
-        return Ok(respond(answers, chat));
-    }
-    let whole = collect(&answers, count).await?;
-    chat.whole(whole, &app)
+    answer(app, arrived, count, move |app| prepare(app, &name.0, asked)).await
 }
 
 fn prepare(app: &App, name: &str, asked: ChatRequest) -> Result<(Chat, Vec<Request>), ApiError> {
@@ -98,6 +90,16 @@ impl Chat {
         let (reason, end) = finish(outcome)?;
         self.usage.add(end, delta.choice == 0);
         Ok(Some(reason))
+    }
+}
+
+impl Answer for Chat {
+    fn id(&self) -> &str {
+        &self.name
+    }
+
+    fn streams(&self) -> bool {
+        self.asked.options.stream
     }
 
     fn whole(mut self, whole: Vec<Delta>, app: &App) -> Result<Response, ApiError> {

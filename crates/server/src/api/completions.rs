@@ -2,11 +2,10 @@
 
 use super::{
     App, Body, RequestName,
-    answer::{Usage, collect, finish, json_response, now, random},
-    blocking,
+    answer::{Answer, Usage, answer, finish, json_response, now, random},
     logprobs::Lists,
     request::{CompletionRequest, Prompt},
-    stream::{Chunks, respond},
+    stream::Chunks,
 };
 use crate::{
     error::ApiError,
@@ -28,15 +27,7 @@ pub(super) async fn handle(
     asked.options.check(&app.service.model)?;
     app.log_text(&name, "prompt", || format!("{:?}", asked.prompts));
     let count = asked.prompts.len() * asked.best_of;
-    let room = app.service.room(count)?;
-    let preparing = app.clone();
-    let (completion, requests) = blocking(move || prepare(&preparing, &name.0, asked)).await?;
-    let answers = app.service.submit(requests, room, &completion.name, arrived)?;
-    if completion.asked.options.stream {
-        return Ok(respond(answers, completion));
-    }
-    let whole = collect(&answers, count).await?;
-    completion.whole(whole, &app)
+    answer(app, arrived, count, move |app| prepare(app, &name.0, asked)).await
 }
 
 fn prepare(app: &App, name: &str, asked: CompletionRequest) -> Result<(Completion, Vec<Request>), ApiError> {
@@ -143,8 +134,18 @@ impl Completion {
             "finish_reason": reason,
         }))
     }
+}
 
-    /// The answer in one piece: of each prompt's texts the `n` likeliest.
+impl Answer for Completion {
+    fn id(&self) -> &str {
+        &self.name
+    }
+
+    fn streams(&self) -> bool {
+        self.asked.options.stream
+    }
+
+    /// Of each prompt's texts the `n` likeliest.
     fn whole(mut self, whole: Vec<Delta>, app: &App) -> Result<Response, ApiError> {
         let (n, best_of) = (self.asked.options.n, self.asked.best_of);
         let mut choices = Vec::new();
@@ -169,12 +170,14 @@ impl Completion {
     }
 }
 
-/// Mean log-probability of a text's tokens.
+/// Mean log-probability of a text's tokens. How likely an end at once was is not known here: such a text comes last.
 fn likelihood(delta: &Delta) -> f64 {
+    if delta.tokens.is_empty() {
+        return f64::NEG_INFINITY;
+    }
     let each = delta.tokens.iter().filter_map(|token| token.logprobs.as_ref());
     let sum: f64 = each.map(|logprobs| f64::from(logprobs.token)).sum();
-    // A text that ended at once is as likely as its end, which is not known here.
-    sum / delta.tokens.len().max(1) as f64
+    sum / delta.tokens.len() as f64
 }
 
 impl Chunks for Completion {

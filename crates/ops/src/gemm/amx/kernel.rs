@@ -49,20 +49,54 @@ pub(super) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
+/// Loads a part of `b` of the step, at `$at`.
+macro_rules! b {
+    ($at:literal) => {
+        concat!("tileloadd tmm6, [{b} + {s} + ", $at, "]\ntileloadd tmm7, [{b} + {s} + ", $at, " + 1024]")
+    };
+}
+
+/// Adds the upper row of quarters of a part of `a`, at `$at`, by what is loaded of `b`; or of the part loaded last.
+macro_rules! one {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7"
+    };
+    ($at:literal) => {
+        concat!("tileloadd tmm4, [{a} + {s} + ", $at, "]\n", one!())
+    };
+}
+
+/// Adds both rows of quarters.
+macro_rules! two {
+    () => {
+        concat!(one!(), "\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7")
+    };
+    ($at:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a} + {s} + ",
+            $at,
+            "]\ntileloadd tmm5, [{a} + {s} + ",
+            $at,
+            " + 1024]\n",
+            two!()
+        )
+    };
+}
+
 /// Runs the k loop `$body` over blocks of `$a_bytes` and `$b_bytes`, with both rows of quarters or the upper one.
 macro_rules! product {
-    ($tile:expr, two, $a_bytes:literal, $b_bytes:literal, $($body:literal),+) => {
+    ($tile:expr, two, $a_bytes:literal, $b_bytes:literal, $($body:expr),+) => {
         product!(@ $tile, $a_bytes, $b_bytes,
             ["tileloadd tmm2, [{c1} + {cs}]", "tileloadd tmm3, [{c1} + {cs} + 64]"],
             ["tilezero tmm2", "tilezero tmm3"],
             ["tilestored [{c1} + {cs}], tmm2", "tilestored [{c1} + {cs} + 64], tmm3"],
             [$($body),+])
     };
-    ($tile:expr, one, $a_bytes:literal, $b_bytes:literal, $($body:literal),+) => {
+    ($tile:expr, one, $a_bytes:literal, $b_bytes:literal, $($body:expr),+) => {
         product!(@ $tile, $a_bytes, $b_bytes, ["/* {c1} */"], [""], [""], [$($body),+])
     };
     (@ $tile:expr, $a_bytes:literal, $b_bytes:literal, [$($load:literal),+], [$($zero:literal),+], [$($store:literal),+],
-     [$($body:literal),+]) => {
+     [$($body:expr),+]) => {
         asm!(
             "test {add:e}, {add:e}",
             "jz 2f",
@@ -146,152 +180,22 @@ impl Tile {
         // SAFETY: as for this function; blocks of packed operands are 2 KiB a part.
         unsafe {
             match (parts, b_parts, two) {
-                (Parts::Three, _, true) => product!(
-                    self,
-                    two,
-                    6144,
-                    2048,
-                    "tileloadd tmm4, [{a} + {s} + 4096]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 5120]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm4, [{a} + {s} + 2048]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 3072]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 1024]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7"
-                ),
-                (Parts::Three, _, false) => product!(
-                    self,
-                    one,
-                    6144,
-                    2048,
-                    "tileloadd tmm4, [{a} + {s} + 4096]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm4, [{a} + {s} + 2048]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7"
-                ),
-                (Parts::Two, Parts::Two, true) => product!(
-                    self,
-                    two,
-                    4096,
-                    4096,
-                    "tileloadd tmm4, [{a} + {s} + 2048]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 3072]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 1024]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm6, [{b} + {s} + 2048]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 3072]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7"
-                ),
-                (Parts::Two, Parts::Two, false) => product!(
-                    self,
-                    one,
-                    4096,
-                    4096,
-                    "tileloadd tmm4, [{a} + {s} + 2048]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm6, [{b} + {s} + 2048]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 3072]",
-                    "tdpbf16ps tmm1, tmm4, tmm7"
-                ),
-                (Parts::Two, _, true) => product!(
-                    self,
-                    two,
-                    4096,
-                    2048,
-                    "tileloadd tmm4, [{a} + {s} + 2048]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 3072]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 1024]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7"
-                ),
-                (Parts::Two, _, false) => product!(
-                    self,
-                    one,
-                    4096,
-                    2048,
-                    "tileloadd tmm4, [{a} + {s} + 2048]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7"
-                ),
-                (Parts::One, _, true) => product!(
-                    self,
-                    two,
-                    2048,
-                    2048,
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a} + {s} + 1024]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7"
-                ),
-                (Parts::One, _, false) => product!(
-                    self,
-                    one,
-                    2048,
-                    2048,
-                    "tileloadd tmm4, [{a} + {s}]",
-                    "tileloadd tmm6, [{b} + {s}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {s} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7"
-                ),
+                (Parts::Three, _, true) => {
+                    product!(self, two, 6144, 2048, b!(0), two!(4096), two!(2048), two!(0))
+                }
+                (Parts::Three, _, false) => {
+                    product!(self, one, 6144, 2048, b!(0), one!(4096), one!(2048), one!(0))
+                }
+                (Parts::Two, Parts::Two, true) => {
+                    product!(self, two, 4096, 4096, b!(0), two!(2048), two!(0), b!(2048), two!())
+                }
+                (Parts::Two, Parts::Two, false) => {
+                    product!(self, one, 4096, 4096, b!(0), one!(2048), one!(0), b!(2048), one!())
+                }
+                (Parts::Two, _, true) => product!(self, two, 4096, 2048, b!(0), two!(2048), two!(0)),
+                (Parts::Two, _, false) => product!(self, one, 4096, 2048, b!(0), one!(2048), one!(0)),
+                (Parts::One, _, true) => product!(self, two, 2048, 2048, b!(0), two!(0)),
+                (Parts::One, _, false) => product!(self, one, 2048, 2048, b!(0), one!(0)),
             }
         }
     }
