@@ -90,6 +90,7 @@ impl Command {
     fn runs_on_devices(&self) -> bool {
         match self {
             Self::Selftest(_) | Self::Train(_) | Self::Compare(_) => true,
+            Self::Generate(_) | Self::Chat(_) | Self::Serve(_) => true,
             Self::Bench(command) => command.runs_on_devices(),
             _ => false,
         }
@@ -151,9 +152,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Compare(args) => commands::compare::run(&args, device),
         Command::Train(args) => commands::train::run(&args, device),
-        Command::Generate(args) => commands::generate::run(&args),
-        Command::Chat(args) => commands::chat::run(&args),
-        Command::Serve(args) => commands::serve::run(&args),
+        Command::Generate(args) => commands::generate::run(&args, device),
+        Command::Chat(args) => commands::chat::run(&args, device),
+        Command::Serve(args) => commands::serve::run(&args, device),
         Command::Perplexity(args) => commands::perplexity::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Download(args) => commands::download::run(&args),

@@ -8,7 +8,7 @@ use anyhow::Context;
 use keyfold_core::DType;
 use keyfold_data::{ChatTemplate, Tokenizer};
 use keyfold_model::{ModelConfig, checkpoint, families::Family, weights::Weights};
-use keyfold_tensor::Arena;
+use keyfold_tensor::{Arena, Device};
 use keyfold_train::atomic::Versions;
 use std::path::{Path, PathBuf};
 
@@ -42,12 +42,21 @@ pub(crate) struct ModelDir {
 impl ModelDir {
     /// Opens the model in `path`; matrices are used as they lie in the file unless `dtype` asks for a copy.
     pub(crate) fn open(path: &Path, dtype: Option<DType>) -> anyhow::Result<Self> {
+        Self::open_on(path, dtype, Device::Cpu)
+    }
+
+    /// As [`ModelDir::open`], with the weights in the memory of `device`.
+    pub(crate) fn open_on(path: &Path, dtype: Option<DType>, device: Device) -> anyhow::Result<Self> {
         let path = resolve(path)?;
         let (config, family) = checkpoint::read_with_family(&path)?;
-        let arena = Arena::new();
-        let weights = match dtype {
-            None => checkpoint::map_weights(&path, &config, &arena)?,
-            Some(dtype) => checkpoint::read_weights(&path, &config, dtype, false, &arena)?,
+        let arena = Arena::on(device)?;
+        let weights = match (device, dtype) {
+            (Device::Cpu, None) => checkpoint::map_weights(&path, &config, &arena)?,
+            (Device::Cpu, Some(dtype)) => checkpoint::read_weights(&path, &config, dtype, false, &arena)?,
+            (Device::Cuda(_), None | Some(DType::Bf16)) => {
+                checkpoint::read_weights(&path, &config, DType::Bf16, false, &arena)?
+            }
+            (Device::Cuda(_), Some(dtype)) => anyhow::bail!("--dtype {dtype}: expected bf16 on {device}"),
         };
         Ok(Self { path, config, family, weights })
     }

@@ -1,10 +1,8 @@
 //! The KV cache: pages of token rows ([`PagedCache`]), and the plain case of one sequence ([`Cache`]).
 
-use crate::config::ModelConfig;
-use crate::error::ConfigError;
+use crate::{config::ModelConfig, error::ConfigError, recorded::Recorded};
 use keyfold_core::{CacheLayout, DType};
-use keyfold_ops::{attention::Paged, attention::Sequence, cast, rope::Positions};
-use keyfold_tensor::{Arena, Tensor};
+use keyfold_tensor::{Arena, Device, Tensor};
 
 /// Cached tokens of many sequences. Per layer a matrix with a row per token that holds all planes of the layout, side by
 /// side; page p is the rows from `p * page_size` on.
@@ -16,6 +14,8 @@ pub struct PagedCache {
     layers: Vec<Tensor>,
     page_size: usize,
     pages: usize,
+    /// Steps of decoding over this memory that are recorded on a GPU.
+    pub(crate) recorded: Vec<Recorded>,
 }
 
 /// Tokens of one sequence that are to be computed.
@@ -34,10 +34,10 @@ pub struct Chunk<'a> {
 
 impl PagedCache {
     /// Room for `pages` pages of `page_size` tokens of a model, planes stored as `dtype`. Pages of 64 tokens, or a
-    /// multiple, are read fastest.
+    /// multiple, are read fastest; on a GPU pages of any power of two, of which those of 16 and more are read equally fast.
     ///
     /// # Errors
-    /// When the model's design cannot be cached, or a size is 0.
+    /// When the model's design cannot be cached, a size is 0, or a GPU's cache is not of bf16.
     pub fn new(
         config: &ModelConfig,
         pages: usize,
@@ -48,18 +48,38 @@ impl PagedCache {
         if page_size == 0 {
             return Err(ConfigError::value("page_size", "at least 1", page_size));
         }
+        let on_gpu = arena.device() != Device::Cpu;
+        if on_gpu && dtype != DType::Bf16 {
+            return Err(ConfigError::value("kv_dtype", "bf16 on a GPU", dtype));
+        }
         let layout = config.attention.design().cache_layout()?;
         let width = layout.elements_per_token();
-        let rows =
-            pages.checked_mul(page_size).filter(|rows| rows.checked_mul(width * dtype.bytes()).is_some());
+        let rows = pages.checked_add(usize::from(on_gpu)).and_then(|pages| pages.checked_mul(page_size));
+        let rows = rows.filter(|rows| rows.checked_mul(width * dtype.bytes()).is_some());
         let rows = rows.ok_or_else(|| ConfigError::value("pages", "fewer bytes than addresses", pages))?;
         let layers = (0..config.num_hidden_layers).map(|_| arena.tensor(rows, width, dtype)).collect();
-        Ok(Self { layout, layers, page_size, pages })
+        Ok(Self { layout, layers, page_size, pages, recorded: Vec::new() })
     }
 
     /// Tokens of a page.
     pub fn page_size(&self) -> usize {
         self.page_size
+    }
+
+    /// The rows of each layer, [pages * page_size, all planes], to be filled by whoever measures.
+    pub fn layers(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers.iter()
+    }
+
+    /// The rows of layer `index`.
+    pub(crate) fn layer(&self, index: usize) -> &Tensor {
+        &self.layers[index]
+    }
+
+    /// A page of no sequence, which a GPU's cache has behind the others: what steps of fewer sequences than were recorded
+    /// write to.
+    pub(crate) fn scrap(&self) -> u32 {
+        self.pages as u32
     }
 
     /// Number of pages.
@@ -83,9 +103,14 @@ impl PagedCache {
     }
 }
 
-/// The cache of one sequence: a single page for all its tokens.
+/// Tokens of a page of one sequence's cache on a GPU, whose kernels read pages of a power of two.
+const DEVICE_PAGE: usize = 64;
+
+/// The cache of one sequence: a single page for all its tokens, or pages in order on a GPU.
 pub struct Cache {
     memory: PagedCache,
+    pages: Vec<u32>,
+    capacity: usize,
     len: usize,
 }
 
@@ -100,7 +125,12 @@ impl Cache {
         dtype: DType,
         arena: &Arena,
     ) -> Result<Self, ConfigError> {
-        Ok(Self { memory: PagedCache::new(config, 1, capacity, dtype, arena)?, len: 0 })
+        let (pages, page_size) = match arena.device() {
+            Device::Cpu => (1, capacity),
+            Device::Cuda(_) => (capacity.div_ceil(DEVICE_PAGE), DEVICE_PAGE),
+        };
+        let memory = PagedCache::new(config, pages, page_size, dtype, arena)?;
+        Ok(Self { memory, pages: (0..pages as u32).collect(), capacity, len: 0 })
     }
 
     /// Tokens held.
@@ -115,7 +145,7 @@ impl Cache {
 
     /// Tokens it can hold.
     pub fn capacity(&self) -> usize {
-        self.memory.page_size
+        self.capacity
     }
 
     /// Bytes each token takes, all layers.
@@ -134,87 +164,13 @@ impl Cache {
     }
 
     /// The chunk of `tokens` after those held, and the memory it goes to; counts them as held.
-    pub(crate) fn append<'a>(&mut self, tokens: &'a [u32], logits: usize) -> (Chunk<'a>, &mut PagedCache) {
+    pub(crate) fn append<'a>(
+        &'a mut self,
+        tokens: &'a [u32],
+        logits: usize,
+    ) -> (Chunk<'a>, &'a mut PagedCache) {
         let past = self.len;
         self.len += tokens.len();
-        (Chunk { tokens, past, pages: &[0], logits }, &mut self.memory)
-    }
-}
-
-/// Which rows of the cache, and which positions, the new tokens of a batch have.
-pub(crate) struct Placement<'a> {
-    sequences: Vec<Sequence<'a>>,
-    positions: Vec<u32>,
-    /// Neighbouring tokens whose rows are neighbours too: first token, first row, how many.
-    runs: Vec<(usize, usize, usize)>,
-    page_size: usize,
-}
-
-impl<'a> Placement<'a> {
-    /// # Panics
-    /// When a chunk's tokens do not fit its pages.
-    pub(crate) fn new(batch: &[Chunk<'a>], page_size: usize) -> Self {
-        let mut placement =
-            Self { sequences: Vec::new(), positions: Vec::new(), runs: Vec::new(), page_size };
-        for Chunk { tokens, past, pages, .. } in batch {
-            let end = past + tokens.len();
-            assert!(
-                end <= pages.len() * page_size,
-                "decoder step beyond its pages: {end} tokens in {} pages of {page_size}",
-                pages.len()
-            );
-            let mut at = *past;
-            while at < end {
-                let count = (page_size - at % page_size).min(end - at);
-                let row = pages[at / page_size] as usize * page_size + at % page_size;
-                placement.runs.push((placement.positions.len(), row, count));
-                placement.positions.extend((at..at + count).map(|position| position as u32));
-                at += count;
-            }
-            placement.sequences.push(Sequence { past: *past, new: tokens.len(), pages });
-        }
-        placement
-    }
-}
-
-/// One layer's cache while new tokens are appended to its sequences.
-pub struct CacheStep<'a> {
-    rows: &'a Tensor,
-    layout: &'a CacheLayout,
-    placement: &'a Placement<'a>,
-}
-
-impl<'a> CacheStep<'a> {
-    pub(crate) fn new(cache: &'a PagedCache, layer: usize, placement: &'a Placement<'a>) -> Self {
-        Self { rows: &cache.layers[layer], layout: &cache.layout, placement }
-    }
-
-    /// Tokens being appended, of all sequences.
-    pub(crate) fn new_tokens(&self) -> usize {
-        self.placement.positions.len()
-    }
-
-    /// Position of each of them within its sequence.
-    pub(crate) fn positions(&self) -> Positions<'a> {
-        Positions::Of(&self.placement.positions)
-    }
-
-    /// Which rows of a plane are whose.
-    pub(crate) fn paged(&self) -> Paged<'a> {
-        Paged { page_size: self.placement.page_size, sequences: &self.placement.sequences }
-    }
-
-    /// Stores the new tokens' rows of plane `index`: `values` [new, width].
-    pub(crate) fn write(&self, index: usize, values: &Tensor) {
-        let plane = self.planes(index, 1);
-        for (first, row, count) in &self.placement.runs {
-            cast::copy(&values.row_range(*first, *count), &mut plane.row_range(*row, *count));
-        }
-    }
-
-    /// The rows of `count` neighbouring planes from `index` on, of all pages.
-    pub(crate) fn planes(&self, index: usize, count: usize) -> Tensor {
-        let width = |range: std::ops::Range<usize>| self.layout.planes()[range].iter().map(|p| p.width).sum();
-        self.rows.columns(width(0..index), width(index..index + count))
+        (Chunk { tokens, past, pages: &self.pages, logits }, &mut self.memory)
     }
 }

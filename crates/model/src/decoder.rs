@@ -3,27 +3,32 @@
 use crate::{
     attention::CachedAttention,
     block::Block,
-    cache::{Cache, CacheStep, Chunk, PagedCache, Placement},
+    cache::{Cache, Chunk, PagedCache},
     config::ModelConfig,
     error::{ConfigError, WeightError},
     lm::{ModelError, Trunk, shared},
+    placement::{CacheStep, Inputs, Placement},
     tape::Tape,
     weights::Weights,
 };
 use keyfold_core::DType;
 use keyfold_ops::{cast, linear};
-use keyfold_tensor::{Arena, Tensor};
+use keyfold_tensor::{Arena, Device, Tensor};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A model that generates: attention in the form that reads a cache.
+/// A model that generates: attention in the form that reads a cache. It computes where its weights lie.
 pub struct Decoder {
+    id: u64,
     config: ModelConfig,
     arena: Arena,
     trunk: Trunk,
     layers: Vec<(Block, Box<dyn CachedAttention>)>,
+    /// Whether steps may be recorded.
+    records: AtomicBool,
 }
 
 impl Decoder {
-    /// The decoding form of a model on `weights`. Weights that decoding uses in another form (MLA's absorbed, MFA-KR's
+    /// The decoding form of a model on `weights`, in the host's memory or, as bf16, in a GPU's. Weights that decoding uses in another form (MLA's absorbed, MFA-KR's
     /// folded projections) are computed here, once.
     ///
     /// # Errors
@@ -39,12 +44,47 @@ impl Decoder {
                 Ok((Block::new(config, layer, &scope)?, attention))
             })
             .collect::<Result<_, WeightError>>()?;
-        Ok(Self { config: config.clone(), arena: Arena::new(), trunk, layers })
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let arena = Arena::beside(&weights.vectors.value);
+        // Mixtures of experts ask the host where tokens go.
+        let experts = (0..config.num_hidden_layers).any(|layer| config.layer_moe(layer).is_some());
+        let records = AtomicBool::new(arena.device() != Device::Cpu && !experts);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, config: config.clone(), arena, trunk, layers, records })
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(crate) fn records(&self) -> bool {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn never_records(&self) {
+        self.records.store(false, Ordering::Relaxed);
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.arena.device()
     }
 
     /// The shape of the model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Tokens of a prompt to compute at a time: more would take more memory and be hardly faster.
+    pub fn chunk_tokens(&self) -> usize {
+        match self.device() {
+            Device::Cpu => 512,
+            Device::Cuda(_) => 4096,
+        }
     }
 
     /// An empty cache for `capacity` tokens.
@@ -106,7 +146,21 @@ impl Decoder {
     /// When a chunk does not fit its pages or the model's longest sequence, its pages are not in the cache, or it wants
     /// more logits than it has tokens.
     pub fn forward(&self, batch: &[Chunk<'_>], cache: &mut PagedCache) -> Tensor {
-        let ids: Vec<u32> = batch.iter().flat_map(|chunk| chunk.tokens).copied().collect();
+        if let Some(logits) = self.recorded_step(batch, cache) {
+            return logits;
+        }
+        let inputs = Inputs::new(batch, cache.page_size(), None, &self.arena);
+        self.compute(batch, &inputs, cache, &self.arena)
+    }
+
+    /// [`Decoder::forward`] of what `inputs` say of `batch`, values in the memory of `arena`.
+    pub(crate) fn compute(
+        &self,
+        batch: &[Chunk<'_>],
+        inputs: &Inputs,
+        cache: &PagedCache,
+        arena: &Arena,
+    ) -> Tensor {
         let mut wanted = Vec::new();
         let mut end = 0;
         for chunk in batch {
@@ -115,12 +169,12 @@ impl Decoder {
             end += new;
             wanted.extend(end - logits..end);
         }
-        if ids.is_empty() {
-            return self.arena.tensor(0, self.config.vocab_size, DType::F32);
+        if end == 0 {
+            return arena.tensor(0, self.config.vocab_size, DType::F32);
         }
-        let placement = Placement::new(batch, cache.page_size());
-        let mut tape = Tape::inference(&self.arena);
-        let mut x = self.trunk.embed(&mut tape, &ids);
+        let placement = Placement::new(batch, inputs, cache.page_size());
+        let mut tape = Tape::inference(arena);
+        let mut x = self.trunk.embed_indices(&mut tape, &inputs.ids);
         let mut update = None;
         for (index, (block, attention)) in self.layers.iter().enumerate() {
             let step = CacheStep::new(cache, index, &placement);
@@ -130,27 +184,31 @@ impl Decoder {
             update = Some(pending);
         }
         let x = tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1;
-        self.head(&self.rows(x.value(), &wanted))
-    }
-
-    /// The rows `wanted` of `x`, in ascending order.
-    fn rows(&self, x: &Tensor, wanted: &[usize]) -> Tensor {
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
-            return x.row_range(0, 0);
-        };
-        if last - first + 1 == wanted.len() {
-            return x.row_range(*first, wanted.len());
-        }
-        let rows = self.arena.tensor(wanted.len(), x.cols(), DType::F32);
-        for (to, from) in wanted.iter().enumerate() {
-            cast::copy(&x.row_range(*from, 1), &mut rows.row_range(to, 1));
-        }
-        rows
-    }
-
-    fn head(&self, x: &Tensor) -> Tensor {
-        let mut logits = self.arena.tensor(x.rows(), self.config.vocab_size, DType::F32);
-        linear::forward(x, &self.trunk.head.value, None, &mut logits, false);
+        let x = rows(x.value(), &wanted, arena);
+        let mut logits = arena.tensor(x.rows(), self.config.vocab_size, DType::F32);
+        linear::forward(&x, &self.trunk.head.value, None, &mut logits, false);
         logits
     }
+
+    /// `x` in memory of its own.
+    pub(crate) fn copy(&self, x: &Tensor) -> Tensor {
+        let mut copy = self.arena.tensor(x.rows(), x.cols(), x.dtype());
+        cast::copy(x, &mut copy);
+        copy
+    }
+}
+
+/// The rows `wanted` of `x`, in ascending order.
+fn rows(x: &Tensor, wanted: &[usize], arena: &Arena) -> Tensor {
+    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+        return x.row_range(0, 0);
+    };
+    if last - first + 1 == wanted.len() {
+        return x.row_range(*first, wanted.len());
+    }
+    let rows = arena.tensor(wanted.len(), x.cols(), x.dtype());
+    for (to, from) in wanted.iter().enumerate() {
+        cast::copy(&x.row_range(*from, 1), &mut rows.row_range(to, 1));
+    }
+    rows
 }

@@ -40,9 +40,6 @@ impl Generation {
     }
 }
 
-/// Tokens of the prompt that go through the model at a time: bounds the memory of long prompts.
-const PREFILL_CHUNK: usize = 512;
-
 /// What to generate.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -75,9 +72,10 @@ pub fn generate(
     let start = Instant::now();
     let Request { prompt, max_tokens, ends, sampler, interrupt } = *request;
     let interrupted = || interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed));
-    let (first, rest) = prompt.split_at(prompt.len().min(PREFILL_CHUNK));
+    let size = decoder.chunk_tokens();
+    let (first, rest) = prompt.split_at(prompt.len().min(size));
     let mut logits = decoder.step(first, cache);
-    for chunk in rest.chunks(PREFILL_CHUNK) {
+    for chunk in rest.chunks(size) {
         if interrupted() {
             break;
         }

@@ -12,7 +12,7 @@ use crate::{
     weights::{Param, Weights},
 };
 use keyfold_core::DType;
-use keyfold_ops::cross_entropy;
+use keyfold_ops::{cross_entropy, indices::Indices};
 use keyfold_tensor::{Arena, Tensor};
 use std::sync::Arc;
 
@@ -42,6 +42,16 @@ impl Trunk {
 
     pub(crate) fn embed(&self, tape: &mut Tape, ids: &[u32]) -> Var {
         let x = tape.embedding(ids, &self.embedding);
+        self.scaled(tape, x)
+    }
+
+    /// As [`Trunk::embed`], with ids where the weights are.
+    pub(crate) fn embed_indices(&self, tape: &mut Tape, ids: &Indices) -> Var {
+        let x = tape.embedding_of(ids, &self.embedding);
+        self.scaled(tape, x)
+    }
+
+    fn scaled(&self, tape: &mut Tape, x: Var) -> Var {
         match self.scale {
             None => x,
             Some(scale) => tape.scale(&x, scale),

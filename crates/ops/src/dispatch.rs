@@ -14,16 +14,3 @@ macro_rules! by_device {
     };
 }
 pub(crate) use by_device;
-
-/// The same for an op that has no kernel: a clear error there.
-macro_rules! cpu_only {
-    ($tensor:expr, $op:literal, $cpu:expr $(,)?) => {
-        match $tensor.device() {
-            keyfold_tensor::Device::Cpu => $cpu,
-            device @ keyfold_tensor::Device::Cuda(_) => {
-                keyfold_tensor::DeviceError::Unsupported { device, op: $op.to_owned() }.raise()
-            }
-        }
-    };
-}
-pub(crate) use cpu_only;

@@ -8,8 +8,8 @@ pub use sampling::SamplerState;
 use keyfold_core::DType;
 use keyfold_engine::{Constraint, Failure, Output, Runner, Sampling, Work};
 use keyfold_model::{Chunk, ConfigError, Decoder, PagedCache};
+use keyfold_tensor::{DeviceError, catch};
 use rayon::prelude::*;
-use std::convert::Infallible;
 
 /// A model and its pages.
 pub struct ModelRunner {
@@ -35,7 +35,7 @@ impl ModelRunner {
 
 impl Runner for ModelRunner {
     type State = SamplerState;
-    type Error = Infallible;
+    type Error = DeviceError;
 
     fn begin(&mut self, sampling: Sampling, constraint: Option<Box<dyn Constraint>>) -> SamplerState {
         SamplerState::new(&sampling, constraint)
@@ -44,7 +44,7 @@ impl Runner for ModelRunner {
     fn run(
         &mut self,
         batch: &mut [Work<'_, SamplerState>],
-    ) -> Result<Vec<Result<Output, Failure>>, Infallible> {
+    ) -> Result<Vec<Result<Output, Failure>>, DeviceError> {
         let chunks: Vec<Chunk<'_>> = batch
             .iter()
             .map(|work| Chunk {
@@ -54,26 +54,20 @@ impl Runner for ModelRunner {
                 logits: work.logits(),
             })
             .collect();
-        let logits = self.decoder.forward(&chunks, &mut self.cache);
-        let mut first = 0;
-        let rows: Vec<Vec<Vec<f32>>> = batch
-            .iter()
-            .map(|work| {
-                let mine = first..first + work.logits();
-                first = mine.end;
-                mine.map(|row| logits.row_range(row, 1).to_vec()).collect()
-            })
-            .collect();
+        let logits = catch(|| self.decoder.forward(&chunks, &mut self.cache).to_vec())?;
+        let mut all = logits.chunks(self.decoder.config().vocab_size);
+        let rows: Vec<Vec<&[f32]>> =
+            batch.iter().map(|work| all.by_ref().take(work.logits()).collect()).collect();
         // Each chooses from its own rows with its own random numbers: the order does not matter.
         let outputs = batch.par_iter_mut().zip(&rows).map(|(work, rows)| output(work, rows));
         Ok(outputs.collect())
     }
 }
 
-fn output(work: &mut Work<'_, SamplerState>, rows: &[Vec<f32>]) -> Result<Output, Failure> {
+fn output(work: &mut Work<'_, SamplerState>, rows: &[&[f32]]) -> Result<Output, Failure> {
     let (count, targets) = (work.state.top_logprobs(), work.targets);
     let scores =
         targets.par_iter().zip(rows).map(|(target, row)| sampling::logprobs(row, *target, count)).collect();
-    let (tokens, complete) = work.choose(|row, state| state.choose(&rows[row]))?;
+    let (tokens, complete) = work.choose(|row, state| state.choose(rows[row]))?;
     Ok(Output { scores, tokens, complete })
 }

@@ -94,6 +94,17 @@ impl Arena {
         Ok(Self::of(device, true))
     }
 
+    /// An empty pool of the memory that `tensor` lies in.
+    pub fn beside(tensor: &Tensor) -> Self {
+        Self::of(tensor.device(), false)
+    }
+
+    /// An empty pool of the same memory as this one.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::of(self.0.device, self.0.poison)
+    }
+
     fn of(device: Device, poison: bool) -> Self {
         Self(Arc::new(Inner { pool: Mutex::default(), device, poison }))
     }

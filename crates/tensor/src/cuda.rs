@@ -4,13 +4,17 @@
 //! a buffer again as soon as its tensor is dropped: whoever writes it next does so behind everyone who still reads it.
 //! Uploads go through pinned memory, so that the host does not wait for the device; downloads wait.
 
+mod record;
+
+pub(crate) use record::{Recorded, record, start};
+
 use crate::{Device, DeviceError, tensor::Rows};
 use cudarc::driver::{result, sys};
 use std::{
     cell::Cell,
     ffi::c_void,
     ptr::NonNull,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
 /// The oldest compute capability with bf16 matrix units and asynchronous copies.
@@ -31,6 +35,8 @@ pub struct Gpu {
     multiprocessors: usize,
     shared_memory: usize,
     staging: Mutex<Staging>,
+    /// Work is recorded instead of done.
+    recording: AtomicBool,
 }
 
 // SAFETY: the driver's handles may be used from any thread on which the context is current; `bind` makes it so.
@@ -123,6 +129,7 @@ impl Gpu {
             multiprocessors,
             shared_memory,
             staging: Mutex::default(),
+            recording: AtomicBool::new(false),
         })
     }
 
@@ -190,12 +197,14 @@ impl Gpu {
 
     /// Waits until the stream is empty.
     pub fn synchronize(&self) {
+        self.needs_host("wait");
         self.bind();
         // SAFETY: the stream lives as long as the process.
         self.check("wait for the device", unsafe { result::stream::synchronize(self.stream) });
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) {
+        self.needs_host("upload");
         self.bind();
         let mut staging = lock(&self.staging);
         for (index, piece) in bytes.chunks(PIECE).enumerate() {
@@ -353,6 +362,7 @@ pub(crate) fn upload(index: usize, address: u64, rows: Rows, values: &[u8]) {
 /// Reads `rows` from `address` on into `values`, row behind row.
 pub(crate) fn download(index: usize, address: u64, rows: Rows, values: &mut [u8]) {
     let gpu = opened(index);
+    gpu.needs_host("download");
     gpu.bind();
     let copy = sys::CUDA_MEMCPY2D {
         srcXInBytes: 0,

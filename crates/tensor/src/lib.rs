@@ -11,10 +11,12 @@ pub mod cuda;
 #[path = "no_cuda.rs"]
 mod cuda;
 mod device;
+mod graph;
 mod tensor;
 
 pub use arena::{Arena, ArenaStats};
 pub use device::{Device, DeviceError, ParseDeviceError, catch};
+pub use graph::Graph;
 pub use half::bf16;
 pub use tensor::Tensor;
 

@@ -38,3 +38,15 @@ pub(crate) fn upload(index: usize, _: u64, _: Rows, _: &[u8]) {
 pub(crate) fn download(index: usize, _: u64, _: Rows, _: &mut [u8]) {
     absent(index).raise()
 }
+
+/// Never made.
+#[derive(Debug)]
+pub(crate) struct Recorded;
+
+pub(crate) fn record(index: usize, _: impl FnOnce()) -> Recorded {
+    absent(index).raise()
+}
+
+pub(crate) fn start(index: usize, _: &Recorded) {
+    absent(index).raise()
+}

@@ -7,6 +7,7 @@ use keyfold_core::units;
 use keyfold_data::StreamDecoder;
 use keyfold_model::{Decoder, Request, Stop, generate};
 use keyfold_ops::sample::Rng;
+use keyfold_tensor::Device;
 use std::{io::Write, path::PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -25,9 +26,9 @@ pub(crate) struct Args {
     storage: StorageArgs,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     args.sampling.validate()?;
-    let model = ModelDir::open(&args.model, args.storage.dtype)?;
+    let model = ModelDir::open_on(&args.model, args.storage.dtype, device)?;
     let tokenizer = model.tokenizer()?;
     let defaults = model.defaults(&tokenizer)?;
     let sampler = args.sampling.sampler(&defaults)?;
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     );
     let decoder = Decoder::new(&model.config, &model.weights)?;
     let capacity = prompt.len().saturating_add(args.max_tokens).min(longest);
-    let mut cache = decoder.cache(capacity, args.storage.kv_dtype)?;
+    let mut cache = decoder.cache(capacity, args.storage.kv_dtype(device))?;
     let mut out = std::io::stdout().lock();
     write!(out, "{}", args.prompt).context("standard output")?;
     let mut text = StreamDecoder::new();

@@ -7,6 +7,7 @@ use super::{
 use anyhow::Context;
 use keyfold_core::units;
 use keyfold_server::{Limits, Server, ServerConfig};
+use keyfold_tensor::Device;
 use std::{path::PathBuf, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -45,7 +46,7 @@ pub(crate) struct Args {
     serving: ServingArgs,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     anyhow::ensure!(args.connections > 0, "--connections is 0: expected at least 1");
     let limits = Limits {
         queue: args.queue,
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         ..Limits::default()
     };
     let api_keys = args.api_key_file.as_deref().map(keys).transpose()?.unwrap_or_default();
-    let serving = args.serving.start(&args.model, &limits)?;
+    let serving = args.serving.start(&args.model, &limits, device)?;
     let config = ServerConfig { limits, api_keys, log_texts: args.log_prompts };
     // Connections need little; the processors are the model's.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -8,11 +8,12 @@ use keyfold_engine::{EngineConfig, Lookup, pages};
 use keyfold_model::{Decoder, ModelConfig};
 use keyfold_runner::ModelRunner;
 use keyfold_server::{CacheFacts, Defaults, Limits, Model, Service};
+use keyfold_tensor::Device;
 use std::{path::Path, path::PathBuf, str::FromStr};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServingArgs {
-    /// Memory of the cache, such as 512MiB or 4GiB [default: 4GiB, or half of what is free].
+    /// Memory of the cache, such as 512MiB or 4GiB [default: 4GiB, or half of what is free; on a GPU three quarters of it].
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<ByteSize>,
     /// Tokens of a cache page: what prompts share is found in whole pages.
@@ -88,8 +89,8 @@ pub(crate) struct Serving {
 
 impl ServingArgs {
     /// Opens the model in `path` and starts an engine for it.
-    pub(crate) fn start(&self, path: &Path, limits: &Limits) -> anyhow::Result<Serving> {
-        let dir = ModelDir::open(path, self.storage.dtype)?;
+    pub(crate) fn start(&self, path: &Path, limits: &Limits, device: Device) -> anyhow::Result<Serving> {
+        let dir = ModelDir::open_on(path, self.storage.dtype, device)?;
         let tokenizer = dir.tokenizer()?;
         let wishes = dir.defaults(&tokenizer)?;
         let name = self.name.clone().unwrap_or_else(|| default_name(path, &dir.path));
@@ -110,18 +111,19 @@ impl ServingArgs {
             top_p: wishes.top_p,
             min_p: wishes.min_p,
         };
-        model.cache = self.facts(&dir.config)?;
+        model.cache = self.facts(&dir.config, device)?;
         let bytes_per_token = model.cache.bytes_per_token;
-        let config = self.engine(&dir.config, bytes_per_token as usize)?;
+        let config = self.engine(&dir.config, bytes_per_token as usize, device)?;
         let decoder = Decoder::new(&dir.config, &dir.weights)?;
-        let runner = ModelRunner::new(decoder, config.pages, config.page_size, self.storage.kv_dtype)?;
+        let dtype = self.storage.kv_dtype(device);
+        let runner = ModelRunner::new(decoder, config.pages, config.page_size, dtype)?;
         let cache_bytes = runner.cache().bytes() as u64;
         let service = Service::start(model, config, limits, move || runner)?;
         Ok(Serving { service, name, config, cache_bytes })
     }
 
-    fn facts(&self, config: &ModelConfig) -> anyhow::Result<CacheFacts> {
-        let (design, dtype) = (config.attention.design(), self.storage.kv_dtype);
+    fn facts(&self, config: &ModelConfig, device: Device) -> anyhow::Result<CacheFacts> {
+        let (design, dtype) = (config.attention.design(), self.storage.kv_dtype(device));
         let layers = config.num_hidden_layers;
         let own = pages::bytes_per_token(&design.cache_layout()?, layers, dtype);
         // Keys and values of as many heads, each as wide as the rank that these heads have.
@@ -135,7 +137,12 @@ impl ServingArgs {
     }
 
     /// The engine's limits for a model.
-    fn engine(&self, config: &ModelConfig, bytes_per_token: usize) -> anyhow::Result<EngineConfig> {
+    fn engine(
+        &self,
+        config: &ModelConfig,
+        bytes_per_token: usize,
+        device: Device,
+    ) -> anyhow::Result<EngineConfig> {
         anyhow::ensure!(self.page_size > 0, "--page-size is 0: expected at least 1");
         anyhow::ensure!(self.max_running > 0, "--max-running is 0: expected at least 1");
         let longest = config.max_position_embeddings;
@@ -144,7 +151,7 @@ impl ServingArgs {
             (2..=longest).contains(&max_len),
             "--context is {max_len}: expected 2 to the model's longest sequence, {longest}"
         );
-        let free = keyfold_tensor::Device::Cpu.available_memory();
+        let free = device.available_memory();
         let memory = match self.kv_memory {
             Some(ByteSize(memory)) => {
                 anyhow::ensure!(
@@ -155,7 +162,9 @@ impl ServingArgs {
                 );
                 memory
             }
-            None => KV_MEMORY.min(free.map_or(u64::MAX, |free| free / 2)),
+            None if device == Device::Cpu => KV_MEMORY.min(free.map_or(u64::MAX, |free| free / 2)),
+            // A GPU is there for this; what is left is for the values of a step.
+            None => free.map_or(KV_MEMORY, |free| free / 4 * 3),
         };
         let fitting = pages::fitting(memory, bytes_per_token, self.page_size);
         anyhow::ensure!(

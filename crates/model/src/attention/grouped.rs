@@ -8,9 +8,9 @@ use super::{
     key_value::{KeyValue, KeyValueSizes},
 };
 use crate::{
-    cache::CacheStep,
     config::LocalConfig,
     error::{ConfigError, WeightError, positive},
+    placement::CacheStep,
     position::{self, Position, RopeScaling, Rotary},
     sequences::Sequences,
     tape::{Tape, Var},

@@ -3,14 +3,13 @@
 
 use super::{Shared, scores};
 use crate::{
-    cache::CacheStep,
     error::WeightError,
+    placement::CacheStep,
     position::Rotary,
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
     weights::{Param, Scope},
 };
-use keyfold_core::DType;
 use keyfold_ops::{
     attention::{self, Cached, Heads},
     rope::{self, Heads as RopeHeads, RopeTable},
@@ -95,7 +94,7 @@ impl KeyValue {
         }
         step.write(0, &k);
         step.write(1, &v);
-        let mixed = tape.arena().tensor(step.new_tokens(), self.heads * self.width, DType::F32);
+        let mixed = tape.activations(step.new_tokens(), self.heads * self.width);
         let (keys, values) = (step.planes(0, 1), step.planes(1, 1));
         let cached = Cached {
             k: Heads::packed(&keys, self.kv_heads),

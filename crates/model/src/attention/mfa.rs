@@ -9,9 +9,9 @@ use super::{
     query::{Query, QuerySizes},
 };
 use crate::{
-    cache::CacheStep,
     config::LocalConfig,
     error::{ConfigError, WeightError, positive},
+    placement::CacheStep,
     position::{self, Position, RopeScaling, Rotary},
     sequences::Sequences,
     tape::{Tape, Var},

@@ -5,14 +5,14 @@
 //! projection of every head (O_c M): values are never formed.
 
 use super::{
-    Attention, CachedAttention, Design, Scale, Shared,
+    Attention, CachedAttention, Design, Scale, Shared, computed,
     mfa::yes,
     query::{Query, QuerySizes},
     scores,
 };
 use crate::{
-    cache::CacheStep,
     error::{ConfigError, WeightError, positive},
+    placement::CacheStep,
     position::{self, Position, Rotary},
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
@@ -21,7 +21,7 @@ use crate::{
 use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
 use keyfold_ops::{
     attention::{self, Cached, Heads},
-    cast, linear,
+    linear,
     rope::{self, Heads as RopeHeads, RopeTable},
 };
 use keyfold_tensor::{Arena, Tensor};
@@ -194,7 +194,8 @@ impl Design for MfaKrConfig {
 
     fn decoding(&self, scope: &Scope<'_>, shared: &Shared) -> Result<Box<dyn CachedAttention>, WeightError> {
         let mut module = self.module(scope, shared)?;
-        module.o_proj = Param { value: module.map.fold(&module.o_proj.value, self.heads), grad: None };
+        let folded = module.map.fold(&module.o_proj.value, self.heads);
+        module.o_proj = Param { value: computed(folded, &module.o_proj.value), grad: None };
         Ok(Box::new(Decoding(module)))
     }
 }
@@ -214,15 +215,11 @@ impl ValueMap {
         if self.reuse == Reuse::Projection { n } else { tape.value_map(k, &n, self.gate.as_ref()) }
     }
 
-    /// `o_proj` [H, m * C] with M applied to each head's columns: O_c M.
+    /// `o_proj` [H, m * C] with M applied to each head's columns: O_c M, in the host's memory.
     fn fold(&self, o_proj: &Tensor, heads: usize) -> Tensor {
         let Some(matrix) = &self.matrix else { return o_proj.clone() };
         let arena = Arena::new();
-        let wide = |tensor: &Tensor| {
-            let mut out = arena.tensor(tensor.rows(), tensor.cols(), DType::F32);
-            cast::copy(tensor, &mut out);
-            out
-        };
+        let wide = |tensor: &Tensor| arena.tensor_of(tensor.rows(), tensor.cols(), &tensor.to_vec());
         let width = matrix.value.rows();
         let mut map = matrix.value.to_vec();
         if let Some(gate) = &self.gate {
@@ -321,7 +318,7 @@ impl CachedAttention for Decoding {
             rotate(&mut k, 1, false);
         }
         step.write(0, &k);
-        let mut mixed = tape.arena().tensor(step.new_tokens(), heads * width, DType::F32);
+        let mut mixed = tape.activations(step.new_tokens(), heads * width);
         let keys = step.planes(0, 1);
         let cached = Cached {
             k: Heads::packed(&keys, 1),

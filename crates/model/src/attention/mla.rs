@@ -5,16 +5,16 @@
 //! value's behind the weighted sum, so that all heads read the cached rows as they lie.
 //! Cache: `latent` (r_kv) and `k_rope` (p).
 
-use super::{Attention, CachedAttention, Design, Scale, Shared, mfa::yes, scores};
+use super::{Attention, CachedAttention, Design, Scale, Shared, computed, mfa::yes, scores};
 use crate::{
-    cache::CacheStep,
     error::{ConfigError, WeightError, positive},
+    placement::CacheStep,
     position::{self, Position, RopeScaling, Rotary},
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
     weights::{Declarations, Init, Param, Projection, Scope},
 };
-use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
+use keyfold_core::{CacheLayout, Capacity, Cost, Plane};
 use keyfold_ops::{
     attention::{self, Cached, Heads},
     cast, linear,
@@ -301,8 +301,8 @@ impl Absorbed {
             value_up.extend_from_slice(&rows[n * r..]);
         }
         let arena = Arena::new();
-        let key_up = arena.tensor_of(sizes.heads * r, n, &key_up);
-        let value_up = arena.tensor_of(sizes.heads * v, r, &value_up);
+        let key_up = computed(arena.tensor_of(sizes.heads * r, n, &key_up), &module.kv_b.value);
+        let value_up = computed(arena.tensor_of(sizes.heads * v, r, &value_up), &module.kv_b.value);
         Self { module, key_up, value_up }
     }
 }
@@ -322,17 +322,20 @@ impl CachedAttention for Absorbed {
         if p > 0 {
             step.write(1, &k_rope);
         }
-        let arena = tape.arena().clone();
-        let absorbed = arena.tensor(step.new_tokens(), sizes.heads * (r + p), DType::F32);
-        for head in 0..sizes.heads {
-            let nope = q.columns(head * (n + p), n);
-            let mut target = absorbed.columns(head * (r + p), r);
-            linear::forward(&nope, &self.key_up.row_range(head * r, r), None, &mut target, false);
-            if p > 0 {
-                cast::copy(&q.columns(head * (n + p) + n, p), &mut absorbed.columns(head * (r + p) + r, p));
+        let new = step.new_tokens();
+        let absorbed = tape.activations(new, sizes.heads * (r + p));
+        let head_of = |tensor, width, stride| Heads { tensor, count: sizes.heads, width, stride };
+        linear::forward_heads(head_of(&q, n, n + p), &self.key_up, head_of(&absorbed, r, r + p));
+        if p > 0 {
+            // All heads as rows, where the queries have no gaps between theirs.
+            let (rows, heads) = if q.is_contiguous() { (new * sizes.heads, 1) } else { (new, sizes.heads) };
+            let from = if heads == 1 { q.reshape(rows, n + p) } else { q.clone() };
+            let to = absorbed.reshape(rows, heads * (r + p));
+            for head in 0..heads {
+                cast::copy(&from.columns(head * (n + p) + n, p), &mut to.columns(head * (r + p) + r, p));
             }
         }
-        let read = arena.tensor(step.new_tokens(), sizes.heads * r, DType::F32);
+        let read = tape.activations(new, sizes.heads * r);
         let (keys, values) = (step.planes(0, 1 + usize::from(p > 0)), step.planes(0, 1));
         let cached = Cached {
             k: Heads::packed(&keys, 1),
@@ -344,11 +347,12 @@ impl CachedAttention for Absorbed {
             rotate: None,
         };
         attention::cached(Heads::packed(&absorbed, sizes.heads), &cached, Heads::packed(&read, sizes.heads));
-        let mixed = arena.tensor(step.new_tokens(), sizes.heads * v, DType::F32);
-        for head in 0..sizes.heads {
-            let up = self.value_up.row_range(head * v, v);
-            linear::forward(&read.columns(head * r, r), &up, None, &mut mixed.columns(head * v, v), false);
-        }
+        let mixed = tape.activations(new, sizes.heads * v);
+        linear::forward_heads(
+            Heads::packed(&read, sizes.heads),
+            &self.value_up,
+            Heads::packed(&mixed, sizes.heads),
+        );
         let mixed = tape.leaf(mixed);
         tape.linear(&mixed, &module.o_proj)
     }

@@ -18,15 +18,17 @@ pub use mla::MlaConfig;
 pub use tpa::TpaConfig;
 
 use crate::{
-    cache::CacheStep,
     config::LocalConfig,
     error::{ConfigError, WeightError},
+    placement::CacheStep,
     position::{self, Position, RopeTables},
     sequences::Sequences,
     tape::{AttentionArgs, Tape, Var},
     weights::{Declarations, Scope},
 };
-use keyfold_core::{CacheLayout, Capacity, Cost};
+use keyfold_core::{CacheLayout, Capacity, Cost, DType};
+use keyfold_ops::cast;
+use keyfold_tensor::{Arena, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// What is known of an attention design without its weights, and how its modules are made.
@@ -91,6 +93,18 @@ fn scores(scale: Option<f64>, width: usize, position: Position, heads: usize) ->
         alibi: position::slopes(position, heads),
         window: None,
     }
+}
+
+/// A weight that was computed on the host, as decoding beside `like` reads it: f32 on the host, bf16 on a GPU.
+fn computed(weight: Tensor, like: &Tensor) -> Tensor {
+    if weight.device() == like.device() {
+        return weight;
+    }
+    let arena = Arena::beside(like);
+    let wide = weight.copied_to(&arena);
+    let mut placed = arena.tensor(wide.rows(), wide.cols(), DType::Bf16);
+    cast::copy(&wide, &mut placed);
+    placed
 }
 
 /// Self-attention over whole sequences.

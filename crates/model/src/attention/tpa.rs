@@ -5,14 +5,14 @@
 
 use super::{Attention, CachedAttention, Design, Scale, Shared, scores};
 use crate::{
-    cache::CacheStep,
     error::{ConfigError, WeightError, positive},
+    placement::CacheStep,
     position::{self, Position, Rotary},
     sequences::Sequences,
     tape::{AttentionArgs, HeadVar, Tape, Var},
     weights::{Declarations, Param, Projection, Scope},
 };
-use keyfold_core::{CacheLayout, Capacity, Cost, DType, Plane};
+use keyfold_core::{CacheLayout, Capacity, Cost, Plane};
 use keyfold_ops::{
     attention::{self, Heads, TpaCached},
     rope::{self, Heads as RopeHeads, RopeTable},
@@ -220,7 +220,7 @@ impl CachedAttention for Module {
             step.write(plane, values.value());
         }
         let q = tape.tpa(&a_q, &b_q, sizes.heads, sizes.query_rank);
-        let mixed = tape.arena().tensor(step.new_tokens(), sizes.heads * sizes.head_dim, DType::F32);
+        let mixed = tape.activations(step.new_tokens(), sizes.heads * sizes.head_dim);
         let [a_k, b_k, a_v, b_v] = [0, 1, 2, 3].map(|plane| step.planes(plane, 1));
         let cached = TpaCached {
             a_k: &a_k,

@@ -75,6 +75,11 @@ impl Tape {
         self.recording
     }
 
+    /// Memory for activations, of unspecified values: [rows, cols].
+    pub fn activations(&self, rows: usize, cols: usize) -> Tensor {
+        self.arena.tensor(rows, cols, activation_dtype(&self.arena))
+    }
+
     /// A value that comes from outside.
     pub fn leaf(&mut self, value: Tensor) -> Var {
         self.var(value, None)
@@ -135,7 +140,7 @@ impl Tape {
     }
 
     fn output(&mut self, rows: usize, cols: usize) -> Var {
-        let value = self.arena.tensor(rows, cols, activation_dtype(&self.arena));
+        let value = self.activations(rows, cols);
         self.var(value, None)
     }
 

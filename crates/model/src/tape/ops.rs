@@ -14,6 +14,7 @@ use keyfold_ops::{
     cross_entropy::{self, Pending},
     embedding,
     glu::{self, Activation},
+    indices::Indices,
     linear, mla_keys, rms_norm,
     rope::{self, Heads as RopeHeads, Positions, RopeTable},
     tpa,
@@ -93,6 +94,13 @@ impl Tape {
                 }
             });
         }
+        out
+    }
+
+    /// As [`Tape::embedding`], with ids where the table is; for a tape that only computes.
+    pub fn embedding_of(&mut self, ids: &Indices, table: &Param) -> Var {
+        let mut out = self.output(ids.len(), table.value.cols());
+        embedding::gather(ids, &table.value, &mut out.value);
         out
     }
 

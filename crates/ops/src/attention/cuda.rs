@@ -78,6 +78,7 @@ struct KernelShape {
     seq: i32,
     heads: i32,
     kv_heads: i32,
+    past: i32,
     scale: f32,
     slopes: u64,
     starts: u64,
@@ -132,6 +133,7 @@ impl Uploaded {
             seq: shape.seq as i32,
             heads: heads as i32,
             kv_heads: kv_heads as i32,
+            past: 0,
             scale: shape.scale,
             slopes,
             starts,
@@ -216,11 +218,18 @@ fn check_shared(gpu: &Gpu, bytes: usize, width: usize) -> usize {
     bytes
 }
 
+/// Whether [`forward`] has a kernel for keys of `width` and values of `value_width` channels.
+pub(super) fn serves(width: usize, value_width: usize) -> bool {
+    FORWARD.iter().any(|(d, e, ..)| *d >= width && *e >= value_width)
+}
+
+/// `past` keys of each sequence come before that of its first query; `shape.seq` counts queries.
 pub(super) fn forward(
     q: Heads<'_>,
     k: Heads<'_>,
     v: Heads<'_>,
     shape: &Shape<'_>,
+    past: usize,
     out: Heads<'_>,
     lse: &Tensor,
 ) {
@@ -241,7 +250,8 @@ pub(super) fn forward(
     };
     let [q_at, k_at, v_at] = [q, k, v].map(|heads| Ready::of(gpu, heads, true));
     let out_at = Ready::of(gpu, out, false);
-    let uploaded = Uploaded::of(gpu, shape, q.count, k.count);
+    let mut uploaded = Uploaded::of(gpu, shape, q.count, k.count);
+    uploaded.shape.past = past as i32;
     let grid = Launch {
         grid: [(shape.batch * q.count * shape.seq.div_ceil(queries)) as u32, 1, 1],
         block: [threads, 1, 1],

@@ -23,7 +23,8 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     const int head = unit % shape.heads, batch = unit / shape.heads;
     const int kv_head = head / (shape.heads / shape.kv_heads);
     const int first_query = (parts_of_seq - 1 - blockIdx.x % parts_of_seq) * BM;
-    const int64_t token = int64_t(batch) * shape.seq;
+    const int past = shape.past, keys = past + shape.seq;
+    const int64_t token = int64_t(batch) * shape.seq, key_token = int64_t(batch) * keys;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int warp_row = warp * 16 * MT;
     const Score score(shape, head);
@@ -39,7 +40,7 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     const int last_query = min(first_query + BM, shape.seq) - 1;
 
     load_tile<BM, D, THREADS>(sq, q, token, head, first_query, shape.seq);
-    load_tile<BN, D, THREADS>(sk, k, token, kv_head, first_key, shape.seq);
+    load_tile<BN, D, THREADS>(sk, k, key_token, kv_head, first_key, keys);
     commit_copies();
 
     float o[MT][ET][4] = {};
@@ -54,10 +55,10 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
             start[m][half] = shape.starts && row < shape.seq ? shape.starts[token + row] : 0;
         }
 
-    for (int key = first_key; key <= last_query; key += BN) {
+    for (int key = first_key; key <= past + last_query; key += BN) {
         wait_copies<0>();
         __syncthreads();
-        load_tile<BN, E, THREADS>(sv, v, token, kv_head, key, shape.seq);
+        load_tile<BN, E, THREADS>(sv, v, key_token, kv_head, key, keys);
         commit_copies();
 
         float s[MT][NT][4] = {};
@@ -78,13 +79,13 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
             }
         }
 
-        const bool masked = key + BN > first_query + warp_row || shape.starts;
+        const bool masked = key + BN > past + first_query + warp_row || shape.starts;
         uint32_t p[MT][NT][2];
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int query = first_query + warp_row + m * 16 + half * 8 + lane / 4;
+                const int query = past + first_query + warp_row + m * 16 + half * 8 + lane / 4;
                 float most = top[m][half];
 #pragma unroll
                 for (int n = 0; n < NT; n++)
@@ -119,7 +120,7 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
 
         wait_copies<0>();
         __syncthreads();
-        if (key + BN <= last_query) load_tile<BN, D, THREADS>(sk, k, token, kv_head, key + BN, shape.seq);
+        if (key + BN <= past + last_query) load_tile<BN, D, THREADS>(sk, k, key_token, kv_head, key + BN, keys);
         commit_copies();
 
 #pragma unroll

@@ -29,7 +29,8 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     const int head = unit % shape.heads, batch = unit / shape.heads;
     const int kv_head = head / (shape.heads / shape.kv_heads);
     const int first_query = (parts_of_seq - 1 - blockIdx.x % parts_of_seq) * BM;
-    const int64_t token = int64_t(batch) * shape.seq;
+    const int past = shape.past, keys = past + shape.seq;
+    const int64_t token = int64_t(batch) * shape.seq, key_token = int64_t(batch) * keys;
     const int group = warpgroup(), warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
     const Score score(shape, head);
 
@@ -41,13 +42,13 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
             least = min(least, shape.least[batch * parts + i]);
         first_key = least / BN * BN;
     }
-    const int last_query = min(first_query + BM, shape.seq) - 1, blocks = (last_query - first_key) / BN + 1;
+    const int last_query = min(first_query + BM, shape.seq) - 1, blocks = (past + last_query - first_key) / BN + 1;
 
     auto load_k = [&](int j) {
-        load_blocked<BN, D>(sk + j % 2 * BN * D * 2, k, token, kv_head, first_key + j * BN, shape.seq);
+        load_blocked<BN, D>(sk + j % 2 * BN * D * 2, k, key_token, kv_head, first_key + j * BN, keys);
     };
     auto load_v = [&](int j) {
-        load_blocked<BN, E>(sv + j % 2 * BN * E * 2, v, token, kv_head, first_key + j * BN, shape.seq);
+        load_blocked<BN, E>(sv + j % 2 * BN * E * 2, v, key_token, kv_head, first_key + j * BN, keys);
     };
     load_blocked<BM, D>(sq, q, token, head, first_query, shape.seq);
     load_k(0);
@@ -67,11 +68,11 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     }
 
     auto scores = [&](int j) {
-        const uint32_t keys = sk + j % 2 * BN * D * 2;
+        const uint32_t tile = sk + j % 2 * BN * D * 2;
 #pragma unroll
         for (int kk = 0; kk < D / 16; kk++) {
             const uint64_t a = tile_descriptor(sq + kk / 4 * BM * 128 + group * 64 * 128 + kk % 4 * 32, 0);
-            wgmma<0, 0>(s, a, tile_descriptor(keys + kk / 4 * BN * 128 + kk % 4 * 32, 0), kk > 0);
+            wgmma<0, 0>(s, a, tile_descriptor(tile + kk / 4 * BN * 128 + kk % 4 * 32, 0), kk > 0);
         }
         wgmma_commit();
     };
@@ -87,10 +88,10 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     // Scores to probabilities, in place, and what the sums so far are to be multiplied with.
     auto softmax = [&](int j) {
         const int key = first_key + j * BN;
-        const bool masked = key + BN > first_query + warp_row || shape.starts;
+        const bool masked = key + BN > past + first_query + warp_row || shape.starts;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int query = first_query + warp_row + half * 8 + lane / 4;
+            const int query = past + first_query + warp_row + half * 8 + lane / 4;
             float most = top[half];
             // With a positive scale the largest product is the largest score, and the scale is part of the exponent.
             const bool plain = !masked && !shape.slopes && score.scale > 0.f;

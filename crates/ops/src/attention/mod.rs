@@ -13,7 +13,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use cached::{Cached, Paged, Sequence, TpaCached, cached, tpa_cached};
+pub use cached::{Cached, Paged, Plans, Sequence, TpaCached, cached, tpa_cached};
 
 use crate::dispatch::by_device;
 use keyfold_core::DType;
@@ -49,7 +49,7 @@ impl<'a> Heads<'a> {
     }
 
     #[track_caller]
-    fn check(&self, name: &str, rows: usize, like: (usize, usize)) {
+    pub(crate) fn check(&self, name: &str, rows: usize, like: (usize, usize)) {
         let Self { tensor, count, width, stride } = *self;
         assert_eq!(tensor.rows(), rows, "attention: rows of {name}");
         assert_eq!((count, width), like, "attention: heads of {name} and their width");
@@ -124,7 +124,7 @@ pub fn forward(
     by_device!(
         q.tensor,
         cpu::forward(Arch::new(), q, k, v, shape, out, lse),
-        cuda::forward(q, k, v, shape, out, lse)
+        cuda::forward(q, k, v, shape, 0, out, lse)
     );
 }
 

@@ -19,6 +19,7 @@ struct Heads {
 
 struct Shape {
     int batch, seq, heads, kv_heads;
+    int past;                    // keys of each sequence before its first query's own: there are past + S of them
     float scale;
     const float* slopes;         // [M], ALiBi; or none
     const uint32_t* starts;      // [B * S], the first key that a token sees; or none: 0

@@ -316,7 +316,7 @@ fn no_tokens() {
     forward(heads, heads, heads, &case.shape(), heads, &mut lse);
     let gradient = Gradient { heads, accumulate: true };
     backward(heads, heads, heads, heads, heads, &lse, &case.shape(), gradient, gradient, gradient);
-    let paged = Paged { page_size: 1, sequences: &[] };
+    let paged = Paged { page_size: 1, sequences: &[], plans: &Plans::default() };
     let cache = Cached { k: heads, v: heads, paged, scale: 1.0, alibi: None, window: None, rotate: None };
     cached(heads, &cache, heads);
 }

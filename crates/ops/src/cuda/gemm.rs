@@ -62,6 +62,30 @@ impl<'a> Operand<'a> {
 /// # Panics
 /// When the shapes do not match, or `a` and `b` have different element types.
 pub(crate) fn gemm(out: &Tensor, accumulate: bool, alpha: f32, a: Operand<'_>, b: Operand<'_>) {
+    gemm_batched(out, accumulate, alpha, a, b, Batch::ONE);
+}
+
+/// Products of one shape.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Batch {
+    pub(crate) count: usize,
+    /// Elements from one `out`, `a` and `b` to the next.
+    pub(crate) steps: [usize; 3],
+}
+
+impl Batch {
+    const ONE: Self = Self { count: 1, steps: [0; 3] };
+}
+
+/// As [`gemm`], for each of a batch; the tensors are those of the first.
+pub(crate) fn gemm_batched(
+    out: &Tensor,
+    accumulate: bool,
+    alpha: f32,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    batch: Batch,
+) {
     let ((m, k), (inner, n)) = (a.shape(), b.shape());
     assert!(
         inner == k && (out.rows(), out.cols()) == (m, n),
@@ -74,10 +98,11 @@ pub(crate) fn gemm(out: &Tensor, accumulate: bool, alpha: f32, a: Operand<'_>, b
     for operand in [a, b] {
         assert_eq!(operand.tensor.device(), gpu.device(), "gemm: device of an operand");
     }
-    if m == 0 || n == 0 {
+    if m == 0 || n == 0 || batch.count == 0 {
         return;
     }
     if k == 0 {
+        assert_eq!(batch.count, 1, "gemm: a batch of products over nothing");
         if !accumulate {
             out.clone().fill_zero();
         }
@@ -85,7 +110,7 @@ pub(crate) fn gemm(out: &Tensor, accumulate: bool, alpha: f32, a: Operand<'_>, b
     }
     let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
     let library = Library::of(&mut libraries, gpu);
-    library.run(gpu, out, accumulate, alpha, a, b);
+    library.run(gpu, out, accumulate, alpha, a, b, batch);
 }
 
 static LIBRARIES: Mutex<Vec<Library>> = Mutex::new(Vec::new());
@@ -123,13 +148,26 @@ impl Shape {
         Self { rows, cols, stride, dtype: tensor.dtype(), transposed, alignment }
     }
 
-    fn layout(self) -> Result<lt_sys::cublasLtMatrixLayout_t, lt::CublasError> {
-        lt::create_matrix_layout(
+    /// The layout of `count` such matrices, `step` elements apart.
+    fn layout(self, count: usize, step: usize) -> Result<lt_sys::cublasLtMatrixLayout_t, lt::CublasError> {
+        let layout = lt::create_matrix_layout(
             data_type(self.dtype),
             self.cols as u64,
             self.rows as u64,
             self.stride as i64,
-        )
+        )?;
+        if count > 1 {
+            use lt_sys::cublasLtMatrixLayoutAttribute_t as Attribute;
+            let (count, step) = (count as i32, step as i64);
+            // SAFETY: attributes of a layout that was just made, given with their sizes.
+            unsafe {
+                let attribute = Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+                lt::set_matrix_layout_attribute(layout, attribute, from_ref(&count).cast(), 4)?;
+                let attribute = Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+                lt::set_matrix_layout_attribute(layout, attribute, from_ref(&step).cast(), 8)?;
+            }
+        }
+        Ok(layout)
     }
 }
 
@@ -140,6 +178,7 @@ struct Key {
     b: Shape,
     accumulate: bool,
     tf32: bool,
+    batch: Batch,
 }
 
 /// How a product of some shape is computed.
@@ -195,10 +234,20 @@ impl Library {
         Self { device: gpu.index(), handle, workspace, plans: HashMap::new() }
     }
 
-    fn run(&mut self, gpu: &Gpu, out: &Tensor, accumulate: bool, alpha: f32, a: Operand<'_>, b: Operand<'_>) {
+    #[allow(clippy::too_many_arguments)]
+    fn run(
+        &mut self,
+        gpu: &Gpu,
+        out: &Tensor,
+        accumulate: bool,
+        alpha: f32,
+        a: Operand<'_>,
+        b: Operand<'_>,
+        batch: Batch,
+    ) {
         let tf32 = a.tensor.dtype() == DType::F32 && precision() != Precision::Highest;
-        let key =
-            Key { out: Shape::of(Operand::of(out)), a: Shape::of(a), b: Shape::of(b), accumulate, tf32 };
+        let [a_shape, b_shape] = [a, b].map(Shape::of);
+        let key = Key { out: Shape::of(Operand::of(out)), a: a_shape, b: b_shape, accumulate, tf32, batch };
         let call = Call { alpha, beta: if accumulate { 1.0 } else { 0.0 }, a: a.tensor, b: b.tensor };
         if !self.plans.contains_key(&key) {
             let plan = self.plan(gpu, key, call, out);
@@ -265,7 +314,9 @@ impl Library {
             };
             check(gpu, "describe an operand", set);
         }
-        let layouts = [key.b, key.a, key.out].map(|shape| check(gpu, "describe a matrix", shape.layout()));
+        let [out_step, a_step, b_step] = key.batch.steps;
+        let layouts = [(key.b, b_step), (key.a, a_step), (key.out, out_step)]
+            .map(|(shape, step)| check(gpu, "describe a matrix", shape.layout(key.batch.count, step)));
         let found = check(gpu, "find an algorithm", self.candidates(key, product, layouts));
         let Some(first) = found.first() else {
             check(
@@ -277,7 +328,7 @@ impl Library {
         let mut plan = Plan { product, layouts, algorithm: first.algo };
         let (m, n) = (key.out.rows, key.out.cols);
         let k = if key.a.transposed { key.a.rows } else { key.a.cols };
-        if found.len() > 1 && m * n * k >= WORTH_TIMING {
+        if found.len() > 1 && m * n * k * key.batch.count >= WORTH_TIMING {
             self.choose(gpu, &mut plan, &found, call, out);
         }
         plan

@@ -1,8 +1,9 @@
 //! Launches of `kernel.cu`.
 
 use crate::cuda::{Forms, Launch, Mat, Module, check, gpu_of, launch, module, uploaded_u32};
+use crate::indices::Indices;
 use keyfold_core::DType;
-use keyfold_tensor::Tensor;
+use keyfold_tensor::{Tensor, cuda::Gpu};
 
 static KERNELS: Module = module!("embedding");
 
@@ -19,11 +20,22 @@ fn form(from: &Tensor, to: &Tensor, names: [[&'static str; 2]; 4]) -> (&'static 
 }
 
 pub(super) fn forward(ids: &[u32], table: &Tensor, out: &Tensor) {
-    let gpu = gpu_of(out);
-    check("embedding", gpu, table.dtype(), &[("table", table)]);
-    if out.is_empty() {
-        return;
+    if !out.is_empty() {
+        let gpu = gpu_of(out);
+        let ids = uploaded_u32(gpu, ids);
+        look_up(gpu, ids.address(), table, out);
     }
+}
+
+pub(super) fn gather(ids: &Indices, table: &Tensor, out: &Tensor) {
+    if !out.is_empty() {
+        let gpu = gpu_of(out);
+        look_up(gpu, ids.on(gpu), table, out);
+    }
+}
+
+fn look_up(gpu: &Gpu, ids: u64, table: &Tensor, out: &Tensor) {
+    check("embedding", gpu, table.dtype(), &[("table", table)]);
     let (name, lanes) = form(
         table,
         out,
@@ -35,9 +47,8 @@ pub(super) fn forward(ids: &[u32], table: &Tensor, out: &Tensor) {
         ],
     );
     let (tokens, width) = (out.rows(), out.cols());
-    let ids = uploaded_u32(gpu, ids);
     launch!(gpu, KERNELS, name, Launch::rows(tokens, width, lanes);
-        ids.address(), Mat::of(table), Mat::of(out), tokens as i32, width as i32);
+        ids, Mat::of(table), Mat::of(out), tokens as i32, width as i32);
 }
 
 pub(super) fn backward(ids: &[u32], d_out: &Tensor, d_table: &Tensor) {

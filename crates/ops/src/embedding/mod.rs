@@ -8,7 +8,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::dispatch::by_device;
+use crate::{dispatch::by_device, indices::Indices};
 use keyfold_tensor::Tensor;
 
 /// `out[t] = table[ids[t]]`.
@@ -23,6 +23,15 @@ use keyfold_tensor::Tensor;
 pub fn forward(ids: &[u32], table: &Tensor, out: &mut Tensor) {
     check("embedding", ids, table, out);
     by_device!(out, cpu::forward(ids, table, out), cuda::forward(ids, table, out));
+}
+
+/// As [`forward`], with ids that lie where the table does.
+///
+/// # Panics
+/// As [`forward`].
+pub fn gather(ids: &Indices, table: &Tensor, out: &mut Tensor) {
+    check("embedding::gather", ids.values(), table, out);
+    by_device!(out, cpu::forward(ids.values(), table, out), cuda::gather(ids, table, out));
 }
 
 /// `d_table[ids[t]] += d_out[t]`, in the order of the tokens, so that the result is the same for any number of threads.

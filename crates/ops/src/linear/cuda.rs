@@ -1,8 +1,9 @@
 //! Products of cuBLASLt; biases by `kernel.cu`.
 
+use crate::attention::Heads;
 use crate::cuda::{
     Launch, Mat, Module, check,
-    gemm::{Operand, gemm},
+    gemm::{Batch, Operand, gemm, gemm_batched},
     gpu_of, launch, module, scratch,
 };
 use keyfold_core::DType;
@@ -18,6 +19,13 @@ pub(super) fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tenso
         add_bias(bias, out, accumulate);
     }
     gemm(out, accumulate || bias.is_some(), 1.0, Operand::of(x), Operand::of(w).t());
+}
+
+pub(super) fn forward_heads(x: Heads<'_>, w: &Tensor, out: Heads<'_>) {
+    let first = |heads: Heads<'_>| heads.tensor.columns(0, heads.width);
+    let batch = Batch { count: x.count, steps: [out.stride, x.stride, out.width * w.cols()] };
+    let weight = w.row_range(0, out.width);
+    gemm_batched(&first(out), false, 1.0, Operand::of(&first(x)), Operand::of(&weight).t(), batch);
 }
 
 pub(super) fn backward_input(dy: &Tensor, w: &Tensor, dx: &Tensor, accumulate: bool) {

@@ -10,6 +10,7 @@ mod reference;
 mod tests;
 
 use crate::{
+    attention::Heads,
     dispatch::by_device,
     gemm::{self, View, ViewMut, gemm},
     parallel::for_each_row_block,
@@ -51,6 +52,31 @@ fn forward_cpu(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, 
         DType::F32 => gemm(out, accumulate, 1.0, x, View::of(w).t()),
         DType::Bf16 => gemm(out, accumulate, 1.0, x, View::of_bf16(w).t()),
     }
+}
+
+/// Each head's own map: `out_h = x_h w_h^T`, where `w_h` is the h-th of as many equal groups of rows of `w`.
+///
+/// # Shapes
+/// `x` [T, heads of in], `w` [heads * out, in] contiguous, `out` [T, heads of out]; element types as in [`forward`].
+///
+/// # Panics
+/// When the shapes or element types do not match.
+pub fn forward_heads(x: Heads<'_>, w: &Tensor, out: Heads<'_>) {
+    let rows = x.tensor.rows();
+    x.check("x", rows, (x.count, w.cols()));
+    out.check("out", rows, (x.count, w.rows() / x.count));
+    assert!(
+        w.is_contiguous() && w.rows() == x.count * out.width,
+        "linear::forward_heads: rows of the weight"
+    );
+    let cpu = || {
+        for head in 0..x.count {
+            let mut to = out.tensor.columns(head * out.stride, out.width);
+            let w = w.row_range(head * out.width, out.width);
+            forward_cpu(&x.tensor.columns(head * x.stride, x.width), &w, None, &mut to, false);
+        }
+    };
+    by_device!(x.tensor, cpu(), cuda::forward_heads(x, w, out));
 }
 
 /// `dx (+)= dy w`.

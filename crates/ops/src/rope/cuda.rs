@@ -1,7 +1,7 @@
 //! Launches of `kernel.cu`.
 
 use super::{Heads, Pairing, Positions, RopeTable};
-use crate::cuda::{Forms, Launch, Mat, Module, check, forms, gpu_of, launch, module, uploaded_u32};
+use crate::cuda::{Forms, Launch, Mat, Module, check, forms, gpu_of, launch, module};
 use keyfold_tensor::Tensor;
 
 static KERNELS: Module = module!("rope");
@@ -40,14 +40,10 @@ pub(super) fn apply(
     let angles = table.on(gpu);
     let half = (table.positions() * width / 2 * 4) as u64;
     let (cos, sin) = (angles.address(), angles.address() + half);
-    let mut uploaded = None;
     let positions = match positions {
         Positions::Rows { seq } => KernelPositions { at: 0, seq: seq as i32, past: 0 },
         Positions::From(past) => KernelPositions { at: 0, seq: 0, past: past as i32 },
-        Positions::Of(positions) => {
-            let at = uploaded.insert(uploaded_u32(gpu, positions)).address();
-            KernelPositions { at, seq: 0, past: 0 }
-        }
+        Positions::Of(positions) => KernelPositions { at: positions.on(gpu), seq: 0, past: 0 },
     };
     let halves = table.pairing() == Pairing::HalfSplit;
     let form = match halves {

@@ -14,7 +14,7 @@ mod tests;
 
 pub use table::{Pairing, RopeTable};
 
-use crate::dispatch::by_device;
+use crate::{dispatch::by_device, indices::Indices};
 use keyfold_tensor::Tensor;
 
 /// The position of each token row.
@@ -28,7 +28,7 @@ pub enum Positions<'a> {
     /// One sequence that goes on after so many earlier tokens: row t is at `past + t`.
     From(usize),
     /// Row t is at the t-th of these (packed documents, a batch of sequences of different lengths).
-    Of(&'a [u32]),
+    Of(&'a Indices),
 }
 
 impl Positions<'_> {
@@ -38,7 +38,7 @@ impl Positions<'_> {
         match self {
             Self::Rows { seq } => row % seq,
             Self::From(past) => past + row,
-            Self::Of(positions) => positions[row] as usize,
+            Self::Of(positions) => positions.values()[row] as usize,
         }
     }
 
@@ -52,7 +52,7 @@ impl Positions<'_> {
             Self::From(past) => past + rows,
             Self::Of(positions) => {
                 assert_eq!(positions.len(), rows, "{op}: one position per row");
-                positions.iter().max().map_or(0, |last| *last as usize + 1)
+                positions.values().iter().max().map_or(0, |last| *last as usize + 1)
             }
         };
         assert!(rows == 0 || end <= limit, "{op}: position {} of a table of {limit}", end.saturating_sub(1));

@@ -35,6 +35,7 @@ fn forward_and_inverse() {
         {
             let table = RopeTable::new(width, THETA, 100).with_pairing(pairing);
             let of: Vec<u32> = (0..tokens as u32).map(|t| t * 37 % 100).collect();
+            let of = Indices::new(&arena, of);
             for positions in [Positions::Rows { seq: 13 }, Positions::From(3), Positions::Of(&of)] {
                 let values = random(1, tokens * cols);
                 let x = strided(&arena, tokens, cols, &values);
@@ -59,7 +60,8 @@ fn forward_and_inverse() {
 fn positions_of_rows() {
     assert_eq!(Positions::Rows { seq: 4 }.at(9), 1);
     assert_eq!(Positions::From(10).at(9), 19);
-    assert_eq!(Positions::Of(&[5, 6]).at(1), 6);
+    let of = Indices::new(&Arena::new(), vec![5, 6]);
+    assert_eq!(Positions::Of(&of).at(1), 6);
     let table = RopeTable::new(4, 1.0, 3);
     assert_eq!((table.width(), table.positions()), (4, 3));
     assert_eq!(table.cos(2), [2f64.cos() as f32; 2]);

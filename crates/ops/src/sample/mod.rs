@@ -1,6 +1,8 @@
 //! Choosing the next token from a row of logits.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(test)]
 mod reference;
 mod rng;
@@ -9,6 +11,8 @@ mod tests;
 
 pub use rng::Rng;
 
+use crate::{dispatch::by_device, indices::Indices};
+use keyfold_tensor::Tensor;
 use std::{error::Error, fmt};
 
 /// How to choose. The filters apply in this order: temperature, top-k, top-p, min-p, each to what the one before left.
@@ -108,6 +112,31 @@ impl Sampler {
         }
         Ok(cpu::sample(self, logits, logits[best], rng))
     }
+}
+
+/// The likeliest token of each row, of equal ones the first; 0 where no logit is above negative infinity. On a GPU the host
+/// does not wait, and learns of them by [`Indices::read`].
+///
+/// # Shapes
+/// - logits: `[rows, vocabulary]`, f32
+/// - tokens: `[rows]`
+///
+/// # Panics
+/// When the shapes differ.
+pub fn greedy(logits: &Tensor, tokens: &mut Indices) {
+    assert_eq!(logits.rows(), tokens.len(), "sample: a token for each row");
+    by_device!(logits, tokens.update(&likeliest_rows(logits)), cuda::greedy(logits, tokens));
+}
+
+/// As [`greedy`], for the host.
+pub fn likeliest_rows(logits: &Tensor) -> Vec<u32> {
+    let first_largest = |row: &[f32]| {
+        let larger = |best: (u32, f32), (token, value): (usize, &f32)| {
+            if *value > best.1 { (token as u32, *value) } else { best }
+        };
+        row.iter().enumerate().fold((0, f32::NEG_INFINITY), larger).0
+    };
+    logits.to_vec().chunks(logits.cols().max(1)).map(first_largest).collect()
 }
 
 /// The first of the largest logits.

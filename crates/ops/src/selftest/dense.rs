@@ -1,7 +1,7 @@
 //! Sums, copies and linear maps.
 
 use super::twin::{Gaps, Twins};
-use crate::{add, cast, linear};
+use crate::{add, attention::Heads, cast, linear};
 use keyfold_core::DType;
 
 /// Rows and columns: nothing, odd ones, whole vectors, more than a block.
@@ -97,6 +97,24 @@ pub(super) fn linear(twins: &mut Twins<'_>) {
                     twins.compare(format!("d_bias, accumulate {accumulate}, {size}"), &d_bias, 2e-5);
                 }
             }
+        }
+    }
+}
+
+/// Each head's own map, on heads among other columns.
+pub(super) fn linear_heads(twins: &mut Twins<'_>) {
+    for dtype in [DType::F32, DType::Bf16] {
+        for (tokens, heads, input, output, apart) in
+            [(1, 3, 8, 16, 8), (5, 16, 128, 512, 192), (65, 4, 64, 24, 64), (130, 16, 512, 128, 576)]
+        {
+            let x = twins.random(tokens, heads * apart, dtype, Gaps::Aligned);
+            let w = twins.random(heads * output, input, dtype, Gaps::None);
+            let mut out = twins.empty(tokens, heads * output, dtype, Gaps::Aligned);
+            for (x, w, out) in [(&x.host, &w.host, &mut out.host), (&x.device, &w.device, &mut out.device)] {
+                let x = Heads { tensor: x, count: heads, width: input, stride: apart };
+                linear::forward_heads(x, w, Heads::packed(out, heads));
+            }
+            twins.compare(format!("{tokens} x {heads} x {input} to {output}, {dtype}"), &out, limit(dtype));
         }
     }
 }

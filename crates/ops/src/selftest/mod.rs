@@ -5,6 +5,7 @@
 //! the ones that the tests hold to double precision.
 
 mod attention;
+mod cached;
 mod dense;
 mod heads;
 mod loss;
@@ -27,10 +28,12 @@ const SUITES: &[Suite] = &[
     ("add", dense::add),
     ("cast", dense::cast),
     ("linear", dense::linear),
+    ("linear_heads", dense::linear_heads),
     ("rms_norm", rows::rms_norm),
     ("glu", rows::glu),
     ("rope", rows::rope),
     ("embedding", rows::embedding),
+    ("scatter", rows::scatter),
     ("cross_entropy", loss::cross_entropy),
     ("adamw", loss::adamw),
     ("muon", loss::muon),
@@ -40,6 +43,8 @@ const SUITES: &[Suite] = &[
     ("moe", heads::moe),
     ("attention", attention::attention),
     ("paged", paged::attention),
+    ("cached", cached::attention),
+    ("tpa_cached", cached::tpa),
 ];
 
 /// Names of what can be checked.

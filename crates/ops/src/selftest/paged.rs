@@ -110,7 +110,7 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
             };
             let arena = Arena::on(q.device()).unwrap_or_else(|error| error.raise());
             let batch = Batch::new(&arena, shape, lengths, &tables);
-            attend(q, &cache, &batch, out, lse);
+            attend(q, &cache, &batch, out, Some(lse));
             batch.plans_alike()
         };
         run(&cache.host, &q.host, &mut out.host, &mut lse.host);

@@ -9,6 +9,7 @@ use crate::{
     glu::{self, Activation},
     rms_norm,
     rope::{self, Heads, Pairing, Positions, RopeTable},
+    scatter,
 };
 use keyfold_core::DType;
 
@@ -108,12 +109,17 @@ pub(super) fn rope(twins: &mut Twins<'_>) {
                     let heads = Heads { count, stride, offset };
                     let table = RopeTable::new(width, 10_000.0, 200).with_pairing(pairing);
                     let at = twins.ids(tokens, 200);
-                    for positions in [Positions::Rows { seq: 37 }, Positions::From(50), Positions::Of(&at)] {
+                    let [host, device] = twins.indices(&at);
+                    for positions in [
+                        [Positions::Rows { seq: 37 }; 2],
+                        [Positions::From(50); 2],
+                        [Positions::Of(&host), Positions::Of(&device)],
+                    ] {
                         for inverse in [false, true] {
                             let mut x = twins.random(tokens, count * stride, dtype, gaps);
-                            rope::apply(&mut x.host, heads, &table, positions, inverse);
-                            rope::apply(&mut x.device, heads, &table, positions, inverse);
-                            let kind = match positions {
+                            rope::apply(&mut x.host, heads, &table, positions[0], inverse);
+                            rope::apply(&mut x.device, heads, &table, positions[1], inverse);
+                            let kind = match positions[0] {
                                 Positions::Rows { .. } => "rows",
                                 Positions::From(_) => "from",
                                 Positions::Of(_) => "given",
@@ -153,11 +159,46 @@ pub(super) fn embedding(twins: &mut Twins<'_>) {
                     &out,
                     if table_type == out_type { 0.0 } else { limit(out_type) },
                 );
+                let [host, device] = twins.indices(&ids);
+                let mut out = twins.empty(tokens, width, out_type, gaps);
+                embedding::gather(&host, &table.host, &mut out.host);
+                embedding::gather(&device, &table.device, &mut out.device);
+                twins.compare(
+                    format!("rows of indices, {size}"),
+                    &out,
+                    if table_type == out_type { 0.0 } else { limit(out_type) },
+                );
                 let d_out = twins.random(tokens, width, out_type, gaps);
                 let mut d_table = twins.random(vocabulary, width, table_type, Gaps::None);
                 embedding::backward(&ids, &d_out.host, &mut d_table.host);
                 embedding::backward(&ids, &d_out.device, &mut d_table.device);
                 twins.compare(format!("gradient, {size}"), &d_table, 2.0 * limit(table_type));
+            }
+        }
+    }
+}
+
+pub(super) fn scatter(twins: &mut Twins<'_>) {
+    for (from, to) in [
+        (DType::F32, DType::F32),
+        (DType::Bf16, DType::Bf16),
+        (DType::F32, DType::Bf16),
+        (DType::Bf16, DType::F32),
+    ] {
+        for gaps in GAPS {
+            for (rows, places, cols) in [(0, 4, 8), (1, 1, 1), (63, 100, 17), (130, 4097, 512)] {
+                // Different places, in no order.
+                let at: Vec<u32> = (0..rows as u32).map(|row| row * 61 % places as u32).collect();
+                let [host, device] = twins.indices(&at);
+                let x = twins.random(rows, cols, from, Gaps::Aligned);
+                let mut out = twins.random(places, cols, to, gaps);
+                scatter::rows(&x.host, &host, &mut out.host);
+                scatter::rows(&x.device, &device, &mut out.device);
+                twins.compare(
+                    format!("{rows} of {places} x {cols}, {from} to {to}, {gaps:?}"),
+                    &out,
+                    limit(to),
+                );
             }
         }
     }

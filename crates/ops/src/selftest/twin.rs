@@ -1,5 +1,6 @@
 //! The same matrix on two devices.
 
+use crate::indices::Indices;
 use keyfold_core::DType;
 use keyfold_tensor::{Arena, Device, Tensor, bf16};
 use std::fmt;
@@ -116,6 +117,11 @@ impl<'a> Twins<'a> {
         twin.host.write(&rounded);
         twin.device.write(&rounded);
         twin
+    }
+
+    /// The same numbers for the host's ops and for the device's.
+    pub(super) fn indices(&self, values: &[u32]) -> [Indices; 2] {
+        [&self.host, &self.device].map(|arena| Indices::new(arena, values.to_vec()))
     }
 
     /// Numbers to draw ids and the like from.

@@ -1,6 +1,9 @@
 //! `keyfold bench attention`: reading a paged cache, one step of one layer, beside what the device can do at most.
 
-use super::print;
+use super::{
+    ceilings::{Ceilings, draw},
+    print,
+};
 use anyhow::Context;
 use keyfold_core::DType;
 use keyfold_ops::{
@@ -8,19 +11,13 @@ use keyfold_ops::{
         Heads,
         paged::{Batch, Cache, MAX_TOKENS, Shape, attend},
     },
-    cast, linear,
     rope::RopeTable,
 };
-use keyfold_tensor::{Arena, Device, Tensor};
+use keyfold_tensor::{Device, Tensor};
 use serde::Serialize;
-use std::time::Instant;
 
 /// Caches are rotated until this much memory is read between two uses of one, many times what processors keep.
 const ROTATED_BYTES: usize = 1 << 30;
-/// Seconds of measurement of a case.
-const SECONDS: f64 = 0.1;
-/// Values drawn at random; caches repeat them.
-const DRAWN: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Variant {
@@ -122,86 +119,14 @@ impl Variant {
     }
 }
 
-/// Numbers that look random, the same every time.
-fn draw(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 fn heads_of(tensor: &Tensor, count: usize, width: usize) -> Heads<'_> {
     Heads { tensor, count, width, stride: width }
 }
 
-struct Bench {
-    device: Device,
-    arena: Arena,
-    /// `[DRAWN / 1024, 1024]` bf16.
-    drawn: Tensor,
-}
+/// What is measured with.
+struct Bench(Ceilings);
 
 impl Bench {
-    fn new(device: Device) -> anyhow::Result<Self> {
-        let arena = Arena::on(device)?;
-        let mut state = 0x9E37_79B9_7F4A_7C15;
-        let values: Vec<f32> =
-            (0..DRAWN).map(|_| (draw(&mut state) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
-        let mut drawn = arena.tensor(DRAWN / 1024, 1024, DType::Bf16);
-        drawn.write(&values);
-        Ok(Self { device, arena, drawn })
-    }
-
-    /// A bf16 matrix that repeats what was drawn.
-    fn random(&self, rows: usize, cols: usize) -> Tensor {
-        let (size, step) = (rows * cols, self.drawn.cols());
-        // Whole rows of what was drawn, of which the matrix is the beginning.
-        let all = self.arena.tensor(size.div_ceil(step), step, DType::Bf16);
-        let mut at = 0;
-        while at < all.rows() {
-            let count = self.drawn.rows().min(all.rows() - at);
-            cast::copy(&self.drawn.row_range(0, count), &mut all.row_range(at, count));
-            at += count;
-        }
-        all.reshape(1, all.len()).columns(0, size).reshape(rows, cols)
-    }
-
-    /// Median seconds of `work`, which is told how often it ran before. Calls follow each other without waiting, as the
-    /// layers of a step do.
-    fn time(&self, mut work: impl FnMut(usize)) -> f64 {
-        let mut count = 0;
-        let mut run = |times: usize| {
-            self.device.synchronize();
-            let start = Instant::now();
-            for _ in 0..times {
-                work(count);
-                count += 1;
-            }
-            self.device.synchronize();
-            start.elapsed().as_secs_f64() / times as f64
-        };
-        run(3);
-        let times = (SECONDS / 5.0 / run(5).max(1e-7)).ceil().clamp(5.0, 2000.0) as usize;
-        let mut all: Vec<f64> = (0..5).map(|_| run(times)).collect();
-        all.sort_by(f64::total_cmp);
-        all[2]
-    }
-
-    fn copy(&self) -> f64 {
-        let x = self.random(1 << 19, 1024);
-        let mut y = self.arena.tensor(x.rows(), x.cols(), DType::Bf16);
-        let seconds = self.time(|_| cast::copy(&x, &mut y));
-        2.0 * (x.len() * 2) as f64 / seconds
-    }
-
-    fn matmul(&self) -> f64 {
-        let size = 8192;
-        let (x, w) = (self.random(size, size), self.random(size, size));
-        let mut y = self.arena.tensor(size, size, DType::Bf16);
-        let seconds = self.time(|_| linear::forward(&x, &w, None, &mut y, false));
-        2.0 * (size as f64).powi(3) / seconds
-    }
-
     /// Seconds of a step, bytes that it reads of the cache, and its operations.
     fn attention(&self, shape: Shape, batch: usize, context: usize) -> (f64, f64, f64) {
         let Shape { heads, kv_heads, width, value_width, shared, rotate, page, tokens } = shape;
@@ -209,18 +134,18 @@ impl Bench {
         let needed = context.div_ceil(page);
         let slots = batch * needed * page;
         let sets = (ROTATED_BYTES / (slots * cols * 2)).clamp(1, 32) + 1;
-        let caches: Vec<Tensor> = (0..sets).map(|_| self.random(slots, cols)).collect();
-        let q = self.random(batch * tokens, heads * width);
-        let mut out = self.arena.tensor(q.rows(), heads * value_width, DType::Bf16);
-        let mut lse = self.arena.tensor(q.rows(), heads, DType::F32);
+        let caches: Vec<Tensor> = (0..sets).map(|_| self.0.random(slots, cols)).collect();
+        let q = self.0.random(batch * tokens, heads * width);
+        let mut out = self.0.arena().tensor(q.rows(), heads * value_width, DType::Bf16);
+        let mut lse = self.0.arena().tensor(q.rows(), heads, DType::F32);
         let mut tables: Vec<u32> = (0..(batch * needed) as u32).collect();
         let mut state = 7;
         for last in (1..tables.len()).rev() {
             tables.swap(last, draw(&mut state) as usize % (last + 1));
         }
-        let work = Batch::new(&self.arena, shape, &vec![context as u32; batch], &tables);
+        let work = Batch::new(&self.0.arena(), shape, &vec![context as u32; batch], &tables);
         let table = rotate.then(|| RopeTable::new(width, 5e5, context));
-        let seconds = self.time(|call| {
+        let seconds = self.0.time(|call| {
             let cache = &caches[call % caches.len()];
             let k = cache.columns(0, kv_heads * width);
             let v = (!shared).then(|| cache.columns(kv_heads * width, kv_heads * value_width));
@@ -230,7 +155,7 @@ impl Bench {
                 scale: (width as f32).powf(-0.5),
                 rotate: table.as_ref(),
             };
-            attend(&q, &cache, &work, &mut out, &mut lse);
+            attend(&q, &cache, &work, &mut out, Some(&mut lse));
         });
         let keys = (batch * context) as f64;
         let bytes = keys * cols as f64 * 2.0;
@@ -255,9 +180,9 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         anyhow::ensure!(batch > 0 && context >= args.tokens, "--batch, --context: too few for a step");
         batch.checked_mul(context).filter(|keys| *keys < 1 << 28).context("--batch, --context: too many")?;
     }
-    let bench = Bench::new(device)?;
-    let (copy, matmul) = (bench.copy(), bench.matmul());
-    bench.arena.trim();
+    let bench = Bench(Ceilings::new(device)?);
+    let (copy, matmul) = (bench.0.copy(), bench.0.matmul());
+    bench.0.arena().trim();
     let mut rows = Vec::new();
     for variant in Variant::ALL.into_iter().filter(|variant| args.variant.is_none_or(|only| only == *variant))
     {
@@ -265,7 +190,7 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         for (batch, context) in asked.as_ref().map_or(variant.usual(), |asked| asked) {
             let shape = variant.shape(args.page, args.tokens);
             let (seconds, bytes, flops) = bench.attention(shape, *batch, *context);
-            bench.arena.trim();
+            bench.0.arena().trim();
             rows.push(Row {
                 device: device.describe(),
                 variant: format!("{variant:?}"),

@@ -1,6 +1,7 @@
 //! `keyfold bench`: speed of training steps, of prefill and decoding, and of single ops.
 
 mod attention;
+mod ceilings;
 mod decode;
 mod ops;
 mod prefill;
@@ -16,7 +17,7 @@ use keyfold_tensor::Device;
 pub(crate) enum Command {
     /// Whole training steps on random tokens.
     Train(train::Args),
-    /// Generation from a cache, one sequence.
+    /// Generation from a cache.
     Decode(decode::Args),
     /// Reading a prompt into a cache, one sequence.
     Prefill(prefill::Args),
@@ -31,7 +32,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether `--device` may name another than the CPU.
     pub(crate) fn runs_on_devices(&self) -> bool {
-        matches!(self, Self::Train(_) | Self::Attention(_))
+        !matches!(self, Self::Ops(_))
     }
 
     /// Whether this measures what training does.
@@ -43,9 +44,9 @@ impl Command {
 pub(crate) fn run(command: &Command, device: Device) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => train::run(args, device),
-        Command::Decode(args) => decode::run(args),
-        Command::Prefill(args) => prefill::run(args),
-        Command::Serve(args) => serve::run(args),
+        Command::Decode(args) => decode::run(args, device),
+        Command::Prefill(args) => prefill::run(args, device),
+        Command::Serve(args) => serve::run(args, device),
         Command::Ops(args) => ops::run(args),
         Command::Attention(args) => attention::run(args, device),
     }

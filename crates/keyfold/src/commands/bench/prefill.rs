@@ -4,11 +4,9 @@ use super::print;
 use crate::{commands::storage::StorageArgs, model_dir::ModelDir};
 use keyfold_core::DType;
 use keyfold_model::Decoder;
+use keyfold_tensor::Device;
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
-
-/// Tokens that go through the model at a time, as in `generate`.
-const CHUNK: usize = 512;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -31,6 +29,7 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Row {
     attention: &'static str,
+    device: String,
     params: usize,
     prompt_tokens: usize,
     tokens_per_s: f64,
@@ -41,24 +40,25 @@ struct Row {
     threads: usize,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     anyhow::ensure!(args.prompt > 0 && args.repeats > 0, "--prompt and --repeats: expected at least 1");
     let mut rows = Vec::new();
     for path in &args.model {
         let start = Instant::now();
-        let model = ModelDir::open(path, args.storage.dtype)?;
+        let model = ModelDir::open_on(path, args.storage.dtype, device)?;
         let decoder = Decoder::new(&model.config, &model.weights)?;
         let load_ms = 1e3 * start.elapsed().as_secs_f64();
         let seconds = measure(args, &decoder)?;
         rows.push(Row {
             attention: model.config.attention.kind(),
+            device: device.describe(),
             params: model.weights.count(),
             prompt_tokens: args.prompt,
             tokens_per_s: args.prompt as f64 / seconds,
             ms: 1e3 * seconds,
             load_ms,
             dtype: model.dtype(),
-            kv_dtype: args.storage.kv_dtype,
+            kv_dtype: args.storage.kv_dtype(device),
             threads: rayon::current_num_threads(),
         });
     }
@@ -74,14 +74,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn measure(args: &Args, decoder: &Decoder) -> anyhow::Result<f64> {
     let vocab = decoder.config().vocab_size as u32;
     let prompt: Vec<u32> = (0..args.prompt as u32).map(|i| i % vocab).collect();
-    let mut cache = decoder.cache(args.prompt, args.storage.kv_dtype)?;
+    let mut cache = decoder.cache(args.prompt, args.storage.kv_dtype(decoder.device()))?;
     let mut times = Vec::new();
     for _ in 0..args.repeats {
         cache.truncate(0);
         let start = Instant::now();
-        for chunk in prompt.chunks(CHUNK) {
+        for chunk in prompt.chunks(decoder.chunk_tokens()) {
             decoder.step(chunk, &mut cache);
         }
+        decoder.device().synchronize();
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

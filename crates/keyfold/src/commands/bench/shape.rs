@@ -3,6 +3,7 @@
 use keyfold_model::{
     ModelConfig,
     attention::{AttentionConfig, DESIGNS, Scale},
+    match_params,
 };
 use serde_json::json;
 
@@ -35,14 +36,28 @@ pub(super) struct ShapeArgs {
     /// Rank of factorised queries [default: 128].
     #[arg(long)]
     query_rank: Option<usize>,
+    /// Give all models the number of parameters of the first: by their heads, then by the width of the MLP.
+    #[arg(long)]
+    match_params: bool,
 }
+
+/// How far from equal matched models may be.
+const TOLERANCE: f64 = 0.01;
 
 impl ShapeArgs {
     /// The models to run, each able to hold `positions` tokens.
     pub(super) fn models(&self, positions: usize) -> anyhow::Result<Vec<ModelConfig>> {
         let default = ["mha".to_owned(), "mfa".to_owned()];
         let kinds = if self.attention.is_empty() { &default[..] } else { &self.attention };
-        kinds.iter().map(|kind| self.model(kind, positions)).collect()
+        let models: Vec<ModelConfig> =
+            kinds.iter().map(|kind| self.model(kind, positions)).collect::<anyhow::Result<_>>()?;
+        match models.split_first() {
+            Some((reference, _)) if self.match_params => models
+                .iter()
+                .map(|model| Ok(match_params(reference, &model.attention, TOLERANCE)?.config))
+                .collect(),
+            _ => Ok(models),
+        }
     }
 
     fn model(&self, kind: &str, positions: usize) -> anyhow::Result<ModelConfig> {

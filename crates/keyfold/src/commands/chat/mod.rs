@@ -10,6 +10,7 @@ use anyhow::Context;
 use keyfold_core::units;
 use keyfold_model::Decoder;
 use keyfold_ops::sample::Rng;
+use keyfold_tensor::Device;
 use session::{Answer, Options, Session};
 use std::{
     io::{BufRead, IsTerminal, Write},
@@ -49,10 +50,10 @@ pub(crate) struct Args {
     storage: StorageArgs,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     args.sampling.validate()?;
     anyhow::ensure!(args.max_tokens > 0, "--max-tokens is 0: expected at least 1");
-    let model = ModelDir::open(&args.model, args.storage.dtype)?;
+    let model = ModelDir::open_on(&args.model, args.storage.dtype, device)?;
     let longest = model.config.max_position_embeddings;
     let context = args.context.unwrap_or(CONTEXT.min(longest));
     anyhow::ensure!(
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         system: args.system.clone(),
     };
     let decoder = Decoder::new(&model.config, &model.weights)?;
-    let cache = decoder.cache(context, args.storage.kv_dtype)?;
+    let cache = decoder.cache(context, args.storage.kv_dtype(device))?;
     let rng = Rng::new(args.sampling.seed);
     let mut session = Session::new(&model, &decoder, &tokenizer, &template, cache, options, rng);
     let interrupt = Answering::watch()?;

@@ -4,6 +4,7 @@ use super::{Cache, Shape, plan::Plan};
 use crate::{
     attention::Heads,
     cuda::{Launch, Module, check, gpu_of, launch, module, unsupported},
+    indices::Indices,
 };
 use cudarc::driver::sys;
 use keyfold_core::DType;
@@ -56,6 +57,16 @@ const FORMS: [Form; 11] = [
     form("paged_attention_256_shared_rows", [256, 256, 64], [true, false], [2, 1]),
     form("paged_attention_576_shared", [576, 512, 64], [true, false], [1, 2]),
 ];
+
+/// Whether a kernel serves `shape` on `gpu`, with planes whose rows are `strides` elements apart.
+pub(in crate::attention) fn serves(gpu: &Gpu, shape: &Shape, strides: &[usize]) -> bool {
+    let even = [shape.width, shape.value_width].iter().chain(strides).all(|n| n.is_multiple_of(8));
+    let turns = !shape.rotate || shape.width.is_multiple_of(16);
+    even && turns
+        && shape.page.is_power_of_two()
+        && gpu.capability().0 == 9
+        && Form::of(shape, &Blocks::of(shape)).is_some()
+}
 
 impl Form {
     /// The form for `shape`, if there is one.
@@ -134,6 +145,8 @@ pub(super) struct Batch {
     blocks: Blocks,
     gpu: usize,
     sequences: usize,
+    /// Of all page tables.
+    entries: usize,
     /// CTAs side by side for the row blocks of a task; each such column takes all shares.
     columns: usize,
     shares: usize,
@@ -195,6 +208,7 @@ impl Batch {
             blocks,
             gpu: index,
             sequences,
+            entries,
             columns,
             shares,
             lengths: words(arena, sequences),
@@ -224,15 +238,26 @@ impl Batch {
         }
     }
 
-    /// Uploads what changed and plans anew.
-    pub(super) fn update(&mut self, shape: &Shape, lengths: &[u32], tables: &[u32]) {
+    /// Uploads what may have changed and plans anew.
+    pub(super) fn update(&mut self, shape: &Shape, lengths: &[u32], tables: Option<&[u32]>) {
         upload(&mut self.lengths, lengths);
-        upload(&mut self.tables, tables);
+        if let Some(tables) = tables {
+            upload(&mut self.tables, tables);
+        }
         self.plan(shape);
     }
 
+    /// See [`super::Batch::advance`].
+    pub(super) fn advance(&self, shape: &Shape, positions: &Indices, rows: &Indices) {
+        let gpu = gpu_of(&self.plan);
+        let most = self.entries / self.sequences.max(1);
+        launch!(gpu, KERNELS, "paged_advance", Launch::blocks(self.sequences.div_ceil(128), 128);
+            self.lengths.address(), self.tables.address(), positions.on(gpu), rows.on(gpu), self.sequences as i32,
+            most as i32, shape.page.trailing_zeros() as i32);
+    }
+
     /// Plans from the lengths that lie on the device.
-    fn plan(&self, shape: &Shape) {
+    pub(super) fn plan(&self, shape: &Shape) {
         let gpu = gpu_of(&self.plan);
         launch!(gpu, KERNELS, "paged_plan", Launch::blocks(1, PLANNERS); self.layout(shape));
     }
@@ -360,17 +385,24 @@ fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, page: usize, keys: usize) -> s
 }
 
 /// See [`super::attend`].
-pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &super::Batch, out: &Tensor, lse: &Tensor) {
+pub(super) fn attend(
+    q: &Tensor,
+    cache: &Cache<'_>,
+    batch: &super::Batch,
+    out: &Tensor,
+    lse: Option<&mut Tensor>,
+) {
     let gpu = gpu_of(q);
     let shape = &batch.shape;
     let Some(device) = batch.device.as_ref().filter(|device| device.gpu == gpu.index()) else {
         unsupported(gpu, "paged attention with a batch made for another device")
     };
     check("paged attention", gpu, DType::Bf16, &[("q", q), ("k", cache.k.tensor)]);
-    check("paged attention", gpu, DType::F32, &[("lse", lse)]);
     check("paged attention", gpu, out.dtype(), &[("out", out)]);
-    for (name, tensor) in [("q", q), ("out", out), ("lse", lse)] {
-        assert!(tensor.is_contiguous(), "paged attention: {name} has gaps between its rows");
+    assert!(out.is_contiguous(), "paged attention: out has gaps between its rows");
+    if let Some(lse) = &lse {
+        check("paged attention", gpu, DType::F32, &[("lse", lse)]);
+        assert!(lse.is_contiguous(), "paged attention: lse has gaps between its rows");
     }
     assert!(
         shape.value_width.is_multiple_of(2),
@@ -385,7 +417,7 @@ pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &super::Batch, out: &
         "q",
         q.address(),
         [shape.width, shape.heads, tokens],
-        &[shape.width, shape.heads * shape.width],
+        &[shape.width, q.stride()],
         [COLUMN, group.min(ROWS), blocks.tokens],
     );
     let keys = plane(gpu, "k", cache.k, shape.page, form.keys);
@@ -417,7 +449,7 @@ pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &super::Batch, out: &
         cosines,
         sines: cosines + (positions * shape.width / 2 * 4) as u64,
         out: out.address(),
-        lse: lse.address(),
+        lse: lse.map_or(0, |lse| lse.address()),
         part_out: device.parts.address(),
         part_sums: device.sums.address(),
         max_pages: (batch.tables.len() / device.sequences) as i32,

@@ -23,6 +23,7 @@
 //
 // Rows of a tile at or past the length may hold anything, NaN included: scores there are replaced, value rows zeroed.
 
+#include "advance.cuh"
 #include "compute.cuh"
 #include "finish.cuh"
 #include "load.cuh"

@@ -16,7 +16,7 @@ mod reference;
 mod tests;
 
 use super::Heads;
-use crate::{dispatch::by_device, rope::RopeTable};
+use crate::{dispatch::by_device, indices::Indices, rope::RopeTable};
 use keyfold_core::DType;
 use keyfold_tensor::{Arena, Tensor};
 
@@ -106,7 +106,8 @@ impl Batch {
         let mut batch = Self {
             shape,
             lengths: vec![0; lengths.len()],
-            tables: vec![0; tables.len()],
+            // Others, so that all are new.
+            tables: tables.iter().map(|page| !page).collect(),
             longest: 0,
             highest: None,
             #[cfg(feature = "cuda")]
@@ -144,11 +145,43 @@ impl Batch {
             self.highest = self.highest.max(used.iter().copied().max());
         }
         self.longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+        let moved = self.tables != tables;
         self.lengths.copy_from_slice(lengths);
         self.tables.copy_from_slice(tables);
         #[cfg(feature = "cuda")]
         if let Some(device) = &mut self.device {
-            device.update(&self.shape, lengths, tables);
+            device.update(&self.shape, lengths, moved.then_some(tables));
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = moved;
+    }
+
+    /// Pages that a sequence has at most.
+    pub fn most_pages(&self) -> usize {
+        self.tables.len().checked_div(self.lengths.len()).unwrap_or(0)
+    }
+
+    /// Plans anew from the lengths that lie on the device. On the host there is nothing to plan.
+    pub fn plan(&self) {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            device.plan(&self.shape);
+        }
+    }
+
+    /// Makes every sequence one token longer on the device, `positions` and `rows` (of the cache) those of the new tokens.
+    /// On the host nothing happens, and what the host knows of the lengths stays as it is.
+    ///
+    /// # Panics
+    /// When a step has several tokens, or the numbers of sequences differ.
+    pub fn advance(&self, positions: &Indices, rows: &Indices) {
+        assert_eq!(self.shape.tokens, 1, "paged attention: tokens of a step that goes on by itself");
+        for (name, indices) in [("positions", positions), ("rows", rows)] {
+            assert_eq!(indices.len(), self.lengths.len(), "paged attention: number of {name}");
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            device.advance(&self.shape, positions, rows);
         }
     }
 
@@ -184,23 +217,24 @@ impl Batch {
 ///
 /// # Shapes
 /// `q` `[sequences * tokens, heads * width]`, rotated already; `out` `[sequences * tokens, heads * value_width]`; `lse`
-/// `[sequences * tokens, heads]` f32, the natural log-sum-exp of the scores. On a GPU `q` is bf16 and `out` bf16 or f32,
-/// all three contiguous; `cache.k` and `cache.v` may be columns of wider rows.
+/// `[sequences * tokens, heads]` f32, if wanted, the natural log-sum-exp of the scores. On a GPU `q` is bf16 and `out` bf16
+/// or f32, `out` and `lse` contiguous; `q`, `cache.k` and `cache.v` may be columns of wider rows.
 ///
 /// # Panics
 /// On other shapes or element types, a cache with fewer pages than the batch uses, or a rope table that is not for half-split
 /// pairs of all channels or ends too early.
-pub fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, lse: &mut Tensor) {
+pub fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, lse: Option<&mut Tensor>) {
     let shape = &batch.shape;
     let rows = batch.lengths.len() * shape.tokens;
-    for (name, tensor, cols) in [
-        ("q", q, shape.heads * shape.width),
-        ("out", &*out, shape.heads * shape.value_width),
-        ("lse", &*lse, shape.heads),
-    ] {
+    for (name, tensor, cols) in
+        [("q", q, shape.heads * shape.width), ("out", &*out, shape.heads * shape.value_width)]
+    {
         assert_eq!((tensor.rows(), tensor.cols()), (rows, cols), "paged attention: shape of {name}");
     }
-    assert_eq!(lse.dtype(), DType::F32, "paged attention: element type of lse");
+    if let Some(lse) = &lse {
+        assert_eq!((lse.rows(), lse.cols()), (rows, shape.heads), "paged attention: shape of lse");
+        assert_eq!(lse.dtype(), DType::F32, "paged attention: element type of lse");
+    }
     let slots = cache.k.tensor.rows();
     cache.k.check("k", slots, (shape.kv_heads, shape.width));
     assert_eq!(cache.v.is_none(), shape.shared, "paged attention: a plane of values");

@@ -29,13 +29,19 @@ impl Plane {
 }
 
 /// See [`super::attend`].
-pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, lse: &mut Tensor) {
+pub(super) fn attend(
+    q: &Tensor,
+    cache: &Cache<'_>,
+    batch: &Batch,
+    out: &mut Tensor,
+    lse: Option<&mut Tensor>,
+) {
     let shape = &batch.shape;
     let group = shape.heads / shape.kv_heads;
     let (keys, values) = (Plane::of(cache.k), cache.v.map(Plane::of));
     let queries = q.to_vec();
     let mut outputs = vec![0.0; out.len()];
-    let mut sums = vec![f32::NEG_INFINITY; lse.len()];
+    let mut sums = vec![f32::NEG_INFINITY; q.rows() * shape.heads];
     for (sequence, &length) in batch.lengths.iter().enumerate() {
         let pages = batch.pages(sequence);
         let row_of = |key: usize| pages[key / shape.page] as usize * shape.page + key % shape.page;
@@ -82,7 +88,9 @@ pub(super) fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Ten
         }
     }
     out.write(&outputs);
-    lse.write(&sums);
+    if let Some(lse) = lse {
+        lse.write(&sums);
+    }
 }
 
 fn rotate(k: &mut [f64], cos: &[f32], sin: &[f32]) {

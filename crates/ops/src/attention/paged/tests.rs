@@ -148,7 +148,7 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 rotate,
             };
             let batch = Batch::new(&arena, shape, &lengths, &tables);
-            attend(&q, &cache, &batch, &mut out, &mut lse);
+            attend(&q, &cache, &batch, &mut out, Some(&mut lse));
             for (sequence, rows) in rows.iter().enumerate() {
                 let (k, v) = planes(rows);
                 let past = rows.rows() - tokens;
@@ -160,6 +160,7 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                     paged: Paged {
                         page_size: past + tokens,
                         sequences: &[Sequence { past, new: tokens, pages: &[0] }],
+                        plans: &Plans::default(),
                     },
                     scale: 0.3,
                     alibi: None,

@@ -22,6 +22,7 @@ struct Params {
     const float* cosines;
     const float* sines;
     void* out;
+    // Or none.
     float* lse;
     // Parts of outputs, not yet divided; of each row the maximum of its scores and the sum of their powers of two.
     float4* part_out;

@@ -14,7 +14,11 @@ fn stored(arena: &Arena, rows: usize, values: &[f32], dtype: DType) -> (Tensor, 
 /// One sequence whose tokens are rows in order.
 macro_rules! adjacent {
     ($past:expr, $new:expr) => {
-        Paged { page_size: $past + $new, sequences: &[Sequence { past: $past, new: $new, pages: &[0] }] }
+        Paged {
+            page_size: $past + $new,
+            sequences: &[Sequence { past: $past, new: $new, pages: &[0] }],
+            plans: &Plans::default(),
+        }
     };
 }
 
@@ -53,7 +57,7 @@ fn check_window(arch: Arch, case: &Case, dtype: DType, window: Option<usize>) {
         let cache = Cached {
             k: Heads::packed(&k_t, case.kv_heads),
             v: Heads::packed(&v_t, case.kv_heads),
-            paged: Paged { page_size, sequences: &sequences },
+            paged: Paged { page_size, sequences: &sequences, plans: &Plans::default() },
             scale: case.scale as f32,
             alibi: case.alibi.as_deref(),
             window,
@@ -280,7 +284,7 @@ fn check_tpa(arch: Arch, case: &Case, (key_rank, value_rank): (usize, usize), dt
             b_v: &factors[3].0,
             key_rank,
             value_rank,
-            paged: Paged { page_size, sequences: &sequences },
+            paged: Paged { page_size, sequences: &sequences, plans: &Plans::default() },
             scale: case.scale as f32,
             alibi: case.alibi.as_deref(),
         };
@@ -317,7 +321,7 @@ fn a_batch_is_its_sequences() {
             let cache = Cached {
                 k: kv,
                 v: kv,
-                paged: Paged { page_size, sequences },
+                paged: Paged { page_size, sequences, plans: &Plans::default() },
                 scale: 0.3,
                 alibi: None,
                 window,
@@ -348,6 +352,6 @@ fn pages_are_checked() {
     let (q, pool) = (arena.zeros(1, 16, DType::F32), arena.zeros(12, 16, DType::F32));
     let (q, kv) = (Heads::packed(&q, 1), Heads::packed(&pool, 1));
     let sequences = [Sequence { past: 4, new: 1, pages: &[0, 3] }];
-    let paged = Paged { page_size: 4, sequences: &sequences };
+    let paged = Paged { page_size: 4, sequences: &sequences, plans: &Plans::default() };
     cached(q, &Cached { k: kv, v: kv, paged, scale: 1.0, alibi: None, window: None, rotate: None }, q);
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use client::{Sample, Target};
 use keyfold_ops::sample::Rng;
 use keyfold_server::{Limits, Server, ServerConfig};
+use keyfold_tensor::Device;
 use serde::Serialize;
 use serde_json::json;
 use std::{
@@ -90,7 +91,7 @@ struct Report {
     whole_ms: Times,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     anyhow::ensure!(
         args.requests > 0 && args.concurrency > 0 && args.prompt > 0 && args.tokens > 0 && args.ids > 1,
         "--requests, --concurrency, --prompt, --tokens: expected at least 1, --ids: at least 2"
@@ -104,7 +105,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             let key = std::env::var("OPENAI_API_KEY").ok();
             measure(args, &Target::new(url, key)?, args.model_name.as_deref())?
         }
-        (None, Some(model)) => serve(args, model)?,
+        (None, Some(model)) => serve(args, model, device)?,
         (None, None) => anyhow::bail!("expected a model folder or --url"),
     };
     if args.json {
@@ -126,9 +127,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Serves a model on a port of its own while it is measured.
-fn serve(args: &Args, model: &std::path::Path) -> anyhow::Result<Report> {
+fn serve(args: &Args, model: &std::path::Path, device: Device) -> anyhow::Result<Report> {
     let limits = Limits { queue: args.requests.max(Limits::default().queue), ..Limits::default() };
-    let serving = args.serving.start(model, &limits)?;
+    let serving = args.serving.start(model, &limits, device)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let config = ServerConfig { limits, ..ServerConfig::default() };
     let server = runtime.block_on(Server::bind(serving.service, config, "127.0.0.1", 0))?;

@@ -1,8 +1,14 @@
 //! Attention of new tokens to everything in a cache that already holds their own rows: decoding, prompts in chunks, and
 //! both at once for many sequences.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+mod plans;
+
+pub use plans::Plans;
+
 use super::{Heads, check_f32, check_groups, cpu};
-use crate::{dispatch::cpu_only, rope::RopeTable};
+use crate::{dispatch::by_device, rope::RopeTable};
 use keyfold_tensor::Tensor;
 use pulp::Arch;
 
@@ -43,12 +49,14 @@ pub struct Paged<'a> {
     pub page_size: usize,
     /// The sequences, in the order of their queries.
     pub sequences: &'a [Sequence<'a>],
+    /// What the layers of a step tell a GPU of them, made by the first.
+    pub plans: &'a Plans,
 }
 
 impl Paged<'_> {
     #[track_caller]
     fn check(&self, queries: usize, rows: usize) {
-        let Self { page_size, sequences } = *self;
+        let Self { page_size, sequences, .. } = *self;
         assert!(page_size > 0, "attention: pages of no tokens");
         let new: usize = sequences.iter().map(|sequence| sequence.new).sum();
         assert_eq!(queries, new, "attention: queries, and new tokens of all sequences");
@@ -103,7 +111,8 @@ pub struct TpaCached<'a> {
 ///
 /// # Shapes
 /// `q` new x (m heads of d), rotated already, sequence after sequence; `cache.k` rows x (g of d), `cache.v` rows x (g of
-/// e), `out` new x (m of e). `q` and `out` are f32.
+/// e), `out` new x (m of e). `q` and `out` are f32; on a GPU all are bf16, the heads of `q` and `out` are adjacent, and `out`
+/// has no gaps between its rows.
 ///
 /// # Panics
 /// On shapes other than these, pages that are not in the cache or too few for a sequence, `m` not a multiple of `g`,
@@ -131,13 +140,13 @@ pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
     if new == 0 {
         return;
     }
-    cpu_only!(q.tensor, "attention over a cache", cpu::cached(Arch::new(), q, cache, out));
+    by_device!(q.tensor, cpu::cached(Arch::new(), q, cache, out), cuda::cached(q, cache, out));
 }
 
 /// As [`cached`], over factors instead of keys and values, which are never materialised.
 ///
 /// # Shapes
-/// `q` and `out` new x (m heads of d), f32, `q` rotated already; the cache as in [`TpaCached`].
+/// `q` and `out` new x (m heads of d), f32 (on a GPU all bf16), `q` rotated already; the cache as in [`TpaCached`].
 ///
 /// # Panics
 /// On shapes other than these, pages that are not in the cache or too few for a sequence, or element types that differ
@@ -163,5 +172,5 @@ pub fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
     if new == 0 {
         return;
     }
-    cpu_only!(q.tensor, "attention over a cache", cpu::tpa_cached(Arch::new(), q, cache, out));
+    by_device!(q.tensor, cpu::tpa_cached(Arch::new(), q, cache, out), cuda::tpa_cached(q, cache, out));
 }

@@ -1,5 +1,7 @@
 //! `keyfold selftest`: a device's kernels against the host's.
 
+mod decoding;
+
 use super::print_line;
 use keyfold_model::{
     LanguageModel, ModelConfig, Sequences,
@@ -65,7 +67,8 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     print_line("all checks passed")
 }
 
-/// Two updates of a small model of every design, on the host and on `device`; the number of designs that differ too much.
+/// Two updates of a small model of every design, and decoding with it, on the host and on `device`; how much of that differs
+/// too much.
 fn designs(device: Device) -> anyhow::Result<usize> {
     let mut failed = 0;
     for (kind, _) in DESIGNS {
@@ -74,8 +77,9 @@ fn designs(device: Device) -> anyhow::Result<usize> {
         };
         let config: ModelConfig = serde_json::from_value(json!({
             "vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 200,
-            "max_position_embeddings": 65, "attention": attention,
+            "max_position_embeddings": 130, "attention": attention,
         }))?;
+        let decodes = decoding::check(kind, &config, device)?;
         let [host, other] = [steps(&config, &Arena::new())?, steps(&config, &Arena::on(device)?)?];
         let loss = host.0.iter().zip(&other.0).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
         let square = |x: f64| x * x;
@@ -83,7 +87,7 @@ fn designs(device: Device) -> anyhow::Result<usize> {
         let norm: f64 = host.1.iter().map(|a| square(f64::from(*a))).sum();
         let errors = [loss, (difference / norm).sqrt()];
         let good = errors.iter().zip(LIMITS).all(|(error, limit)| *error <= limit);
-        failed += usize::from(!good);
+        failed += usize::from(!good) + usize::from(!decodes);
         let verdict = if good { "" } else { ": too far apart" };
         print_line(format_args!(
             "{kind:16} two updates: losses within {:.1e}, gradients within {:.1e}{verdict}",
@@ -96,17 +100,15 @@ fn designs(device: Device) -> anyhow::Result<usize> {
 /// The losses before two updates and after them, and all gradients of the first.
 fn steps(config: &ModelConfig, arena: &Arena) -> anyhow::Result<(Vec<f64>, Vec<f32>)> {
     const ROWS: usize = 3;
+    const SEQ: usize = 65;
     let mut model = LanguageModel::new(config, 1, arena)?;
     let mut optimizer = Optimizer::new(OptimizerConfig::default(), model.weights(), arena);
-    let tokens = ROWS * config.max_position_embeddings;
+    let tokens = ROWS * SEQ;
     let mut rng = Rng::new(7);
     let ids: Vec<u32> = (0..=tokens).map(|_| (rng.uniform() * config.vocab_size as f64) as u32).collect();
     // Documents of 20 tokens.
-    let starts = (0..tokens).map(|token| (token % config.max_position_embeddings / 20 * 20) as u32);
-    let sequences = Sequences {
-        doc_starts: Some(starts.collect()),
-        ..Sequences::new(ROWS, config.max_position_embeddings)
-    };
+    let starts = (0..tokens).map(|token| (token % SEQ / 20 * 20) as u32);
+    let sequences = Sequences { doc_starts: Some(starts.collect()), ..Sequences::new(ROWS, SEQ) };
     let (mut losses, mut gradients) = (Vec::new(), Vec::new());
     for step in 1..=3 {
         model.weights_mut().zero_grad();

@@ -1,0 +1,106 @@
+//! What a device can do at most, measured beside what is done: copying and multiplying; and random values to do it with.
+
+use keyfold_core::DType;
+use keyfold_ops::{cast, linear};
+use keyfold_tensor::{Arena, Device, Tensor};
+use std::time::Instant;
+
+/// Seconds of measurement of a case.
+const SECONDS: f64 = 0.1;
+/// Values drawn at random; larger tensors repeat them.
+const DRAWN: usize = 1 << 20;
+
+/// Numbers that look random, the same every time.
+pub(super) fn draw(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// A device and random values on it.
+pub(super) struct Ceilings {
+    device: Device,
+    arena: Arena,
+    /// `[DRAWN / 1024, 1024]` bf16, uniform in -1 to 1.
+    drawn: Tensor,
+}
+
+impl Ceilings {
+    pub(super) fn new(device: Device) -> anyhow::Result<Self> {
+        let arena = Arena::on(device)?;
+        let mut state = 0x9E37_79B9_7F4A_7C15;
+        let values: Vec<f32> =
+            (0..DRAWN).map(|_| (draw(&mut state) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
+        let mut drawn = arena.tensor(DRAWN / 1024, 1024, DType::Bf16);
+        drawn.write(&values);
+        Ok(Self { device, arena, drawn })
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// A bf16 matrix that repeats what was drawn.
+    pub(super) fn random(&self, rows: usize, cols: usize) -> Tensor {
+        let (size, step) = (rows * cols, self.drawn.cols());
+        // Whole rows of what was drawn, of which the matrix is the beginning.
+        let all = self.arena.tensor(size.div_ceil(step), step, DType::Bf16);
+        let mut at = 0;
+        while at < all.rows() {
+            let count = self.drawn.rows().min(all.rows() - at);
+            cast::copy(&self.drawn.row_range(0, count), &mut all.row_range(at, count));
+            at += count;
+        }
+        all.reshape(1, all.len()).columns(0, size).reshape(rows, cols)
+    }
+
+    /// Fills a contiguous tensor with what was drawn, times `factor`.
+    pub(super) fn fill(&self, tensor: &Tensor, factor: f32) {
+        let flat = tensor.reshape(1, tensor.len());
+        let scaled = self.arena.tensor(1, DRAWN, DType::Bf16);
+        keyfold_ops::add::scale(&self.drawn.reshape(1, DRAWN), factor, &mut scaled.clone(), false);
+        for start in (0..flat.len()).step_by(DRAWN) {
+            let count = DRAWN.min(flat.len() - start);
+            cast::copy(&scaled.columns(0, count), &mut flat.columns(start, count));
+        }
+    }
+
+    /// Median seconds of `work`, which is told how often it ran before. Calls follow each other without waiting, as the
+    /// layers of a step do.
+    pub(super) fn time(&self, mut work: impl FnMut(usize)) -> f64 {
+        let mut count = 0;
+        let mut run = |times: usize| {
+            self.device.synchronize();
+            let start = Instant::now();
+            for _ in 0..times {
+                work(count);
+                count += 1;
+            }
+            self.device.synchronize();
+            start.elapsed().as_secs_f64() / times as f64
+        };
+        run(3);
+        let times = (SECONDS / 5.0 / run(5).max(1e-7)).ceil().clamp(5.0, 2000.0) as usize;
+        let mut all: Vec<f64> = (0..5).map(|_| run(times)).collect();
+        all.sort_by(f64::total_cmp);
+        all[2]
+    }
+
+    /// Bytes a second of a plain copy, reading and writing together.
+    pub(super) fn copy(&self) -> f64 {
+        let x = self.random(1 << 19, 1024);
+        let mut y = self.arena.tensor(x.rows(), x.cols(), DType::Bf16);
+        let seconds = self.time(|_| cast::copy(&x, &mut y));
+        2.0 * (x.len() * 2) as f64 / seconds
+    }
+
+    /// Operations a second of a square product of bf16 matrices.
+    pub(super) fn matmul(&self) -> f64 {
+        let size = 8192;
+        let (x, w) = (self.random(size, size), self.random(size, size));
+        let mut y = self.arena.tensor(size, size, DType::Bf16);
+        let seconds = self.time(|_| linear::forward(&x, &w, None, &mut y, false));
+        2.0 * (size as f64).powi(3) / seconds
+    }
+}

@@ -1,0 +1,125 @@
+//! Decoding on a device against the host's: every design, prompts and single tokens, steps that are recorded, and steps that
+//! go on by themselves.
+
+use crate::commands::print_line;
+use keyfold_core::DType;
+use keyfold_model::{Chunk, Decoder, ModelConfig, PagedCache, weights::Weights};
+use keyfold_ops::sample;
+use keyfold_tensor::{Arena, Device};
+
+/// Largest relative deviation of logits: activations and the cache are bf16 on a GPU.
+const LIMIT: f64 = 3e-2;
+const PAGE: usize = 16;
+/// Tokens of the sequences' prompts.
+const PROMPTS: [usize; 3] = [70, 5, 33];
+/// Steps of one token a sequence.
+const STEPS: usize = 20;
+
+/// Sequences in pages, and what became of them.
+struct Decoding {
+    decoder: Decoder,
+    cache: PagedCache,
+    pages: Vec<Vec<u32>>,
+    past: Vec<usize>,
+}
+
+impl Decoding {
+    fn new(config: &ModelConfig, device: Device, dtype: DType) -> anyhow::Result<Self> {
+        // The same weights everywhere, rounded to what a GPU computes with.
+        let host = Weights::allocate(&Arena::new(), config.declare()?, DType::Bf16, false);
+        host.initialise(1);
+        let weights = Weights::allocate(&Arena::on(device)?, config.declare()?, dtype, false);
+        for ((_, from), (_, mut to)) in host.iter().zip(weights.iter()) {
+            to.value.write(&from.value.to_vec());
+        }
+        let decoder = Decoder::new(config, &weights)?;
+        let needed = |prompt: &usize| (prompt + STEPS + 8).div_ceil(PAGE);
+        let all: usize = PROMPTS.iter().map(needed).sum();
+        // From the last page down.
+        let mut free = (0..all as u32).rev();
+        let pages = PROMPTS.iter().map(|prompt| free.by_ref().take(needed(prompt)).collect()).collect();
+        let cache = decoder.paged_cache(all, PAGE, dtype)?;
+        Ok(Self { decoder, cache, pages, past: vec![0; PROMPTS.len()] })
+    }
+
+    /// Logits of the last of each sequence's new tokens.
+    fn step(&mut self, tokens: &[Vec<u32>]) -> Vec<f32> {
+        let parts = tokens.iter().zip(&self.pages).zip(&self.past);
+        let batch: Vec<Chunk<'_>> =
+            parts.map(|((tokens, pages), past)| Chunk { tokens, past: *past, pages, logits: 1 }).collect();
+        let logits = self.decoder.forward(&batch, &mut self.cache).to_vec();
+        self.past.iter_mut().zip(tokens).for_each(|(past, tokens)| *past += tokens.len());
+        logits
+    }
+
+    /// Logits of token 1 in the place of the last token of some sequences.
+    fn repeat(&mut self, sequences: &[usize]) -> Vec<f32> {
+        let chunk =
+            |at: &usize| Chunk { tokens: &[1], past: self.past[*at] - 1, pages: &self.pages[*at], logits: 1 };
+        let batch: Vec<Chunk<'_>> = sequences.iter().map(chunk).collect();
+        self.decoder.forward(&batch, &mut self.cache).to_vec()
+    }
+
+    /// Tokens of steps that go on by themselves.
+    fn greedy(&mut self, first: &[Vec<u32>]) -> Vec<u32> {
+        let parts = first.iter().zip(&self.pages).zip(&self.past);
+        let batch: Vec<Chunk<'_>> =
+            parts.map(|((tokens, pages), past)| Chunk { tokens, past: *past, pages, logits: 1 }).collect();
+        let mut greedy = self.decoder.greedy(&batch, &mut self.cache);
+        let mut made = Vec::new();
+        for _ in 0..STEPS {
+            greedy.step();
+            made.extend_from_slice(greedy.tokens());
+        }
+        made
+    }
+}
+
+/// The relative deviation of `got` from `want`.
+fn deviation(got: &[f32], want: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let difference: f64 = got.iter().zip(want).map(|(a, b)| square(f64::from(a - b))).sum();
+    (difference / want.iter().map(|x| square(f64::from(*x))).sum::<f64>()).sqrt()
+}
+
+/// Whether a design decodes as on the host.
+pub(super) fn check(kind: &str, config: &ModelConfig, device: Device) -> anyhow::Result<bool> {
+    let mut host = Decoding::new(config, Device::Cpu, DType::F32)?;
+    let mut other = Decoding::new(config, device, DType::Bf16)?;
+    let vocab = config.vocab_size;
+    let token = |at: usize| (at * 31 % vocab) as u32;
+    let mut worst = 0.0f64;
+    let mut both = |host: &mut Decoding, other: &mut Decoding, tokens: &[Vec<u32>]| {
+        worst = worst.max(deviation(&other.step(tokens), &host.step(tokens)));
+    };
+    both(&mut host, &mut other, &PROMPTS.map(|prompt| (0..prompt).map(token).collect()));
+    // A few more tokens, not as many for each; then one each, recorded on a GPU.
+    both(&mut host, &mut other, &[vec![1, 2, 3], vec![4], vec![5, 6]]);
+    for step in 0..4 {
+        both(&mut host, &mut other, &[vec![token(step)], vec![token(step + 9)], vec![token(step + 5)]]);
+    }
+    // Each alone, its last token once more: as in the crowd.
+    let crowd = other.repeat(&[0, 1, 2]);
+    let alone: Vec<f32> = (0..PROMPTS.len()).flat_map(|sequence| other.repeat(&[sequence])).collect();
+    let apart = deviation(&alone, &crowd);
+    // The host chooses from the device's logits what the device chooses by itself.
+    let past = other.past.clone();
+    let mut tokens: Vec<Vec<u32>> = (0..PROMPTS.len()).map(|at| vec![token(at)]).collect();
+    let by_itself = other.greedy(&tokens);
+    other.past = past;
+    let mut asked = Vec::new();
+    for _ in 0..STEPS {
+        let logits = Arena::new().tensor_of(PROMPTS.len(), vocab, &other.step(&tokens));
+        let next = sample::likeliest_rows(&logits);
+        asked.extend_from_slice(&next);
+        tokens = next.into_iter().map(|token| vec![token]).collect();
+    }
+    let equal = by_itself == asked;
+    let good = worst <= LIMIT && apart <= LIMIT && equal;
+    print_line(format_args!(
+        "{kind:16} decoding: logits within {worst:.1e}, alone within {apart:.1e}, steps by themselves {}{}",
+        if equal { "equal" } else { "differ" },
+        if good { "" } else { ": wrong" }
+    ))?;
+    Ok(good)
+}

@@ -1,0 +1,125 @@
+//! Where the new tokens of a batch go: their positions, and their rows of the cache.
+
+use crate::cache::{Chunk, PagedCache};
+use keyfold_core::CacheLayout;
+use keyfold_ops::{
+    attention::{Paged, Plans, Sequence},
+    indices::Indices,
+    rope::Positions,
+    scatter,
+};
+use keyfold_tensor::{Arena, Tensor};
+
+/// The new tokens of a batch: what they are, where they stand, and which rows of the cache are theirs.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    pub(crate) ids: Indices,
+    pub(crate) positions: Indices,
+    pub(crate) rows: Indices,
+    pub(crate) plans: Plans,
+}
+
+impl Inputs {
+    /// In the memory of `arena`; page tables have room for `most_pages`, if that is more than the batch needs.
+    ///
+    /// # Panics
+    /// When a chunk's tokens do not fit its pages.
+    pub(crate) fn new(
+        batch: &[Chunk<'_>],
+        page_size: usize,
+        most_pages: Option<usize>,
+        arena: &Arena,
+    ) -> Self {
+        let [ids, positions, rows] = words(batch, page_size).map(|words| Indices::new(arena, words));
+        Self { ids, positions, rows, plans: most_pages.map_or_else(Plans::default, Plans::with_room) }
+    }
+
+    /// Those of the next step of as many sequences, which read from where these lie.
+    pub(crate) fn update(&mut self, batch: &[Chunk<'_>], page_size: usize) {
+        let [ids, positions, rows] = words(batch, page_size);
+        self.ids.update(&ids);
+        self.positions.update(&positions);
+        self.rows.update(&rows);
+        self.plans.update(&sequences(batch));
+    }
+}
+
+/// Ids, positions and cache rows of all tokens of `batch`.
+fn words(batch: &[Chunk<'_>], page_size: usize) -> [Vec<u32>; 3] {
+    let mut words = [Vec::new(), Vec::new(), Vec::new()];
+    let [ids, positions, rows] = &mut words;
+    for Chunk { tokens, past, pages, .. } in batch {
+        let end = past + tokens.len();
+        assert!(
+            end <= pages.len() * page_size,
+            "decoder step beyond its pages: {end} tokens in {} pages of {page_size}",
+            pages.len()
+        );
+        ids.extend_from_slice(tokens);
+        positions.extend((*past..end).map(|position| position as u32));
+        rows.extend(
+            (*past..end).map(|at| pages[at / page_size] * page_size as u32 + (at % page_size) as u32),
+        );
+    }
+    words
+}
+
+fn sequences<'a>(batch: &[Chunk<'a>]) -> Vec<Sequence<'a>> {
+    let sequence =
+        |chunk: &Chunk<'a>| Sequence { past: chunk.past, new: chunk.tokens.len(), pages: chunk.pages };
+    batch.iter().map(sequence).collect()
+}
+
+/// A batch on its way through the layers.
+pub(crate) struct Placement<'a> {
+    sequences: Vec<Sequence<'a>>,
+    inputs: &'a Inputs,
+    page_size: usize,
+}
+
+impl<'a> Placement<'a> {
+    /// `inputs` are those of `batch`.
+    pub(crate) fn new(batch: &[Chunk<'a>], inputs: &'a Inputs, page_size: usize) -> Self {
+        Self { sequences: sequences(batch), inputs, page_size }
+    }
+}
+
+/// One layer's cache while new tokens are appended to its sequences.
+pub struct CacheStep<'a> {
+    rows: &'a Tensor,
+    layout: &'a CacheLayout,
+    placement: &'a Placement<'a>,
+}
+
+impl<'a> CacheStep<'a> {
+    pub(crate) fn new(cache: &'a PagedCache, layer: usize, placement: &'a Placement<'a>) -> Self {
+        Self { rows: cache.layer(layer), layout: cache.layout(), placement }
+    }
+
+    /// Tokens being appended, of all sequences.
+    pub(crate) fn new_tokens(&self) -> usize {
+        self.placement.inputs.positions.len()
+    }
+
+    /// Position of each of them within its sequence.
+    pub(crate) fn positions(&self) -> Positions<'a> {
+        Positions::Of(&self.placement.inputs.positions)
+    }
+
+    /// Which rows of a plane are whose.
+    pub(crate) fn paged(&self) -> Paged<'a> {
+        let Placement { sequences, inputs, page_size } = self.placement;
+        Paged { page_size: *page_size, sequences, plans: &inputs.plans }
+    }
+
+    /// Stores the new tokens' rows of plane `index`: `values` [new, width].
+    pub(crate) fn write(&self, index: usize, values: &Tensor) {
+        scatter::rows(values, &self.placement.inputs.rows, &mut self.planes(index, 1));
+    }
+
+    /// The rows of `count` neighbouring planes from `index` on, of all pages.
+    pub(crate) fn planes(&self, index: usize, count: usize) -> Tensor {
+        let width = |range: std::ops::Range<usize>| self.layout.planes()[range].iter().map(|p| p.width).sum();
+        self.rows.columns(width(0..index), width(index..index + count))
+    }
+}

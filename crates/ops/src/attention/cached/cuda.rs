@@ -1,0 +1,222 @@
+//! Attention over a cache on a GPU.
+//!
+//! A few new tokens a sequence read pages in place ([`paged`]). Prompts, and what that kernel does not know (windows, ALiBi,
+//! GPUs before Hopper), have their sequence's rows gathered first and go through the forward pass of training: reading the
+//! cache once more is little beside the products of a prompt. TPA's factors are multiplied out for it.
+
+use super::{
+    Cached, Paged, Sequence, TpaCached,
+    plans::{Inner, tables},
+};
+use crate::{
+    attention::{
+        Heads, Shape, cuda as whole,
+        paged::{self, MAX_TOKENS},
+    },
+    cuda::{arena, gpu_of, unsupported},
+    embedding,
+    indices::Indices,
+    rope::{self, Heads as RopeHeads, Positions},
+    tpa,
+};
+use keyfold_core::DType;
+use keyfold_tensor::{Tensor, cuda::Gpu};
+
+/// New tokens up to which a sequence's pages are read in place.
+const FEW: usize = 2 * MAX_TOKENS;
+
+/// See [`super::cached`].
+pub(super) fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
+    let gpu = gpu_of(q.tensor);
+    let in_place = paged_shape(gpu, q, cache);
+    let prompts = whole::serves(q.width, cache.v.width);
+    if in_place.is_none() && !prompts {
+        let what = format!("attention over a cache with keys of {} and values of {}", q.width, cache.v.width);
+        unsupported(gpu, format!("{what} channels (256 is the limit, with windows, ALiBi or before Hopper)"))
+    }
+    let few = |sequence: &Sequence<'_>| in_place.is_some() && (sequence.new <= FEW || !prompts);
+    let mut plans = cache.paged.plans.lock();
+    let mut first = 0;
+    for run in cache.paged.sequences.chunk_by(|a, b| few(a) && few(b)) {
+        let rows = run.iter().map(|sequence| sequence.new).sum();
+        let (q_rows, out_rows) = (q.tensor.row_range(first, rows), out.tensor.row_range(first, rows));
+        let (q, out) = (Heads { tensor: &q_rows, ..q }, Heads { tensor: &out_rows, ..out });
+        match in_place.filter(|_| few(&run[0])) {
+            Some(shape) => pages(gpu, &mut plans, shape, first, run, q, cache, out),
+            None => gathered(gpu, &mut plans, first, &run[0], q, cache, out),
+        }
+        first += rows;
+    }
+}
+
+/// The shape of a step that reads pages in place, if there is a kernel for it; its `tokens` are yet to be told.
+fn paged_shape(gpu: &Gpu, q: Heads<'_>, cache: &Cached<'_>) -> Option<paged::Shape> {
+    let Cached { k, v, paged, alibi, window, rotate, .. } = cache;
+    let shared = k.tensor.address() == v.tensor.address() && (k.count == 1 || k.width == v.width);
+    let shape = paged::Shape {
+        heads: q.count,
+        kv_heads: k.count,
+        width: k.width,
+        value_width: v.width,
+        shared,
+        rotate: rotate.is_some(),
+        page: paged.page_size,
+        tokens: 1,
+    };
+    let strides = [q.tensor.stride(), k.tensor.stride(), v.tensor.stride()];
+    let aligned = [q.tensor, k.tensor, v.tensor].iter().all(|tensor| tensor.address().is_multiple_of(16));
+    let known = alibi.is_none() && window.is_none() && cache.scale > 0.0 && aligned;
+    (known && paged::cuda::serves(gpu, &shape, &strides)).then_some(shape)
+}
+
+/// The sequences `run`, whose first query is that of row `first`, over their pages.
+#[allow(clippy::too_many_arguments)]
+fn pages(
+    gpu: &Gpu,
+    plans: &mut Inner,
+    shape: paged::Shape,
+    first: usize,
+    run: &[Sequence<'_>],
+    q: Heads<'_>,
+    cache: &Cached<'_>,
+    out: Heads<'_>,
+) {
+    let new = run[0].new;
+    let alike = new <= MAX_TOKENS && run.iter().all(|sequence| sequence.new == new);
+    let shape = paged::Shape { tokens: if alike { new } else { 1 }, ..shape };
+    let at = plans.batches.iter().position(|(like, row, _)| (like, *row) == (&shape, first));
+    let at = at.unwrap_or_else(|| {
+        let (lengths, tables) = match alike {
+            true => tables(run, plans.most_pages),
+            false => tables(&run.iter().flat_map(tokens).collect::<Vec<_>>(), plans.most_pages),
+        };
+        plans.batches.push((shape, first, paged::Batch::new(&arena(gpu), shape, &lengths, &tables)));
+        plans.batches.len() - 1
+    });
+    let layer = paged::Cache {
+        k: cache.k,
+        v: (!shape.shared).then_some(cache.v),
+        scale: cache.scale,
+        rotate: cache.rotate,
+    };
+    paged::attend(q.tensor, &layer, &plans.batches[at].2, &mut out.tensor.clone(), None);
+}
+
+/// The new tokens of a sequence, each as a sequence of its own that ends with it.
+fn tokens<'a>(sequence: &Sequence<'a>) -> Vec<Sequence<'a>> {
+    let Sequence { past, new, pages } = *sequence;
+    (past..past + new).map(|past| Sequence { past, new: 1, pages }).collect()
+}
+
+/// One sequence, whose first query is that of row `first`, over rows that are gathered.
+fn gathered(
+    gpu: &Gpu,
+    plans: &mut Inner,
+    first: usize,
+    sequence: &Sequence<'_>,
+    q: Heads<'_>,
+    cache: &Cached<'_>,
+    out: Heads<'_>,
+) {
+    let at = rows_of(gpu, plans, first, sequence, cache.paged);
+    let keys = gather(gpu, at, cache.k.tensor);
+    let shared = cache.k.tensor.address() == cache.v.tensor.address()
+        && cache.k.tensor.cols() >= cache.v.tensor.cols();
+    let values =
+        if shared { keys.columns(0, cache.v.tensor.cols()) } else { gather(gpu, at, cache.v.tensor) };
+    let keys = match cache.rotate {
+        None => keys,
+        Some(table) => {
+            let Heads { count, stride, .. } = cache.k;
+            let mut rotated = arena(gpu).tensor(keys.rows(), keys.cols(), keys.dtype());
+            let heads = RopeHeads { count, stride, offset: 0 };
+            rope::apply_into(&keys, &mut rotated, heads, table, Positions::From(0), false);
+            rotated
+        }
+    };
+    let scores = Scores { scale: cache.scale, alibi: cache.alibi, window: cache.window };
+    attend(
+        gpu,
+        sequence,
+        q,
+        Heads { tensor: &keys, ..cache.k },
+        Heads { tensor: &values, ..cache.v },
+        scores,
+        out,
+    );
+}
+
+/// See [`super::tpa_cached`].
+pub(super) fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
+    let gpu = gpu_of(q.tensor);
+    let mut plans = cache.paged.plans.lock();
+    let mut first = 0;
+    for sequence in cache.paged.sequences {
+        let at = rows_of(gpu, &mut plans, first, sequence, cache.paged);
+        let combined = |a: &Tensor, b: &Tensor| {
+            let mut product = arena(gpu).tensor(at.len(), q.count * q.width, DType::Bf16);
+            tpa::combine(&gather(gpu, at, a), &gather(gpu, at, b), q.count, &mut product);
+            product
+        };
+        let (keys, values) = (combined(cache.a_k, cache.b_k), combined(cache.a_v, cache.b_v));
+        let (q_rows, out_rows) =
+            (q.tensor.row_range(first, sequence.new), out.tensor.row_range(first, sequence.new));
+        let scores = Scores { scale: cache.scale, alibi: cache.alibi, window: None };
+        let (q, out) = (Heads { tensor: &q_rows, ..q }, Heads { tensor: &out_rows, ..out });
+        let [keys, values] = [&keys, &values].map(|tensor| Heads::packed(tensor, q.count));
+        attend(gpu, sequence, q, keys, values, scores, out);
+        first += sequence.new;
+    }
+}
+
+/// Rows of the cache that hold the tokens of `sequence`, whose first query is that of row `first`.
+fn rows_of<'a>(
+    gpu: &Gpu,
+    plans: &'a mut Inner,
+    first: usize,
+    sequence: &Sequence<'_>,
+    paged: Paged<'_>,
+) -> &'a Indices {
+    let found = plans.rows.iter().position(|(row, _)| *row == first);
+    let found = found.unwrap_or_else(|| {
+        let size = paged.page_size;
+        let row = |token: usize| (sequence.pages[token / size] as usize * size + token % size) as u32;
+        let rows = (0..sequence.past + sequence.new).map(row).collect();
+        plans.rows.push((first, Indices::new(&arena(gpu), rows)));
+        plans.rows.len() - 1
+    });
+    &plans.rows[found].1
+}
+
+fn gather(gpu: &Gpu, at: &Indices, plane: &Tensor) -> Tensor {
+    let mut rows = arena(gpu).tensor(at.len(), plane.cols(), DType::Bf16);
+    embedding::gather(at, plane, &mut rows);
+    rows
+}
+
+/// How scores come from products.
+struct Scores<'a> {
+    scale: f32,
+    alibi: Option<&'a [f32]>,
+    window: Option<usize>,
+}
+
+/// The new tokens of a sequence against keys and values of all its tokens.
+fn attend(
+    gpu: &Gpu,
+    sequence: &Sequence<'_>,
+    q: Heads<'_>,
+    keys: Heads<'_>,
+    values: Heads<'_>,
+    scores: Scores<'_>,
+    out: Heads<'_>,
+) {
+    let Sequence { past, new, .. } = *sequence;
+    let starts = scores.window.filter(|window| *window < past + new).map(|window| {
+        (past..past + new).map(|token| (token + 1).saturating_sub(window) as u32).collect::<Vec<_>>()
+    });
+    let shape =
+        Shape { batch: 1, seq: new, scale: scores.scale, alibi: scores.alibi, doc_starts: starts.as_deref() };
+    let lse = arena(gpu).tensor(q.count, new, DType::F32);
+    whole::forward(q, keys, values, &shape, past, out, &lse);
+}
