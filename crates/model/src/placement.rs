@@ -3,9 +3,10 @@
 use crate::cache::{Chunk, PagedCache};
 use keyfold_core::CacheLayout;
 use keyfold_ops::{
-    attention::{Paged, Plans, Sequence},
+    append::{self, Places},
+    attention::{Heads, Paged, Plans, Sequence},
     indices::Indices,
-    rope::Positions,
+    rope::{Positions, RopeTable},
     scatter,
 };
 use keyfold_tensor::{Arena, Tensor};
@@ -110,6 +111,21 @@ impl<'a> CacheStep<'a> {
     pub(crate) fn paged(&self) -> Paged<'a> {
         let Placement { sequences, inputs, page_size } = self.placement;
         Paged { page_size: *page_size, sequences, plans: &inputs.plans }
+    }
+
+    /// Rotates queries, and stores keys (rotated, unless `raw_keys`) in plane 0 and values in plane 1.
+    pub(crate) fn append(
+        &self,
+        q: Heads<'_>,
+        k: Heads<'_>,
+        v: Option<&Tensor>,
+        rope: Option<&RopeTable>,
+        raw_keys: bool,
+    ) {
+        let Inputs { positions, rows, .. } = self.placement.inputs;
+        let places = Places { positions, rows, rope, raw_keys };
+        let mut values = v.map(|_| self.planes(1, 1));
+        append::append(q, k, v, places, &mut self.planes(0, 1), values.as_mut());
     }
 
     /// Stores the new tokens' rows of plane `index`: `values` [new, width].

@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod add;
+pub mod append;
 pub mod attention;
 pub mod bandwidth;
 pub mod cast;

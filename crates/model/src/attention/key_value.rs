@@ -12,7 +12,7 @@ use crate::{
 };
 use keyfold_ops::{
     attention::{self, Cached, Heads},
-    rope::{self, Heads as RopeHeads, RopeTable},
+    rope::{Heads as RopeHeads, RopeTable},
 };
 use std::sync::Arc;
 
@@ -85,15 +85,9 @@ impl KeyValue {
 
     /// New tokens: their rotated keys and their values go into planes 0 and 1 of the cache.
     pub(super) fn decode(&self, tape: &mut Tape, qkv: [Var; 3], step: &CacheStep<'_>) -> Var {
-        let [mut q, mut k, v] = self.normalise(tape, qkv).map(|var| var.value().clone());
-        if let Some(rope) = &self.rope {
-            for (x, heads) in [(&mut q, self.heads), (&mut k, self.kv_heads)] {
-                let heads = RopeHeads::adjacent(heads, self.width);
-                rope::apply(x, heads, rope, step.positions(), false);
-            }
-        }
-        step.write(0, &k);
-        step.write(1, &v);
+        let [q, k, v] = self.normalise(tape, qkv).map(|var| var.value().clone());
+        let (queries, keys) = (Heads::packed(&q, self.heads), Heads::packed(&k, self.kv_heads));
+        step.append(queries, keys, Some(&v), self.rope.as_deref(), false);
         let mixed = tape.activations(step.new_tokens(), self.heads * self.width);
         let (keys, values) = (step.planes(0, 1), step.planes(1, 1));
         let cached = Cached {

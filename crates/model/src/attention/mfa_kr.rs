@@ -306,18 +306,9 @@ impl CachedAttention for Decoding {
     fn forward(&self, tape: &mut Tape, x: &Var, step: &CacheStep<'_>) -> Var {
         let module = &self.0;
         let (heads, width) = (module.heads, module.width);
-        let [mut q, mut k] = module.project(tape, x).map(|var| var.value().clone());
-        let rotate = |x: &mut Tensor, heads, inverse| {
-            if let Some(rope) = &module.rope {
-                let heads = RopeHeads::adjacent(heads, width);
-                rope::apply(x, heads, rope, step.positions(), inverse);
-            }
-        };
-        rotate(&mut q, heads, false);
-        if module.reuse_from != ReuseFrom::PreRope {
-            rotate(&mut k, 1, false);
-        }
-        step.write(0, &k);
+        let [q, k] = module.project(tape, x).map(|var| var.value().clone());
+        let raw_keys = module.reuse_from == ReuseFrom::PreRope;
+        step.append(Heads::packed(&q, heads), Heads::packed(&k, 1), None, module.rope.as_deref(), raw_keys);
         let mut mixed = tape.activations(step.new_tokens(), heads * width);
         let keys = step.planes(0, 1);
         let cached = Cached {
@@ -327,11 +318,13 @@ impl CachedAttention for Decoding {
             scale: module.args.scale,
             alibi: module.args.alibi.as_deref(),
             window: None,
-            rotate: module.rope.as_deref().filter(|_| module.reuse_from == ReuseFrom::PreRope),
+            rotate: module.rope.as_deref().filter(|_| raw_keys),
         };
         attention::cached(Heads::packed(&q, heads), &cached, Heads::packed(&mixed, heads));
         if module.reuse_from == ReuseFrom::Relative {
-            rotate(&mut mixed, heads, true);
+            if let Some(rope) = &module.rope {
+                rope::apply(&mut mixed, RopeHeads::adjacent(heads, width), rope, step.positions(), true);
+            }
         }
         let mixed = tape.leaf(mixed);
         tape.linear(&mixed, &module.o_proj)

@@ -256,6 +256,7 @@ pub(super) fn forward(
         grid: [(shape.batch * q.count * shape.seq.div_ceil(queries)) as u32, 1, 1],
         block: [threads, 1, 1],
         shared: check_shared(gpu, shared, q.width),
+        early: false,
     };
     launch!(gpu, kernels, name, grid;
         q_at.heads, k_at.heads, v_at.heads, out_at.heads, lse.address(), uploaded.shape);
@@ -326,6 +327,7 @@ pub(super) fn backward(
         grid: [(batch * k.count * parts * seq.div_ceil(keys)) as u32, 1, 1],
         block: [THREADS, 1, 1],
         shared: check_shared(gpu, shared, q.width),
+        early: false,
     };
     let kernels = if hopper.is_some() { &BACKWARD_HOPPER_KERNELS } else { &BACKWARD_KERNELS };
     launch!(gpu, kernels, name, grid; inputs, uploaded.shape);

@@ -98,7 +98,25 @@ __device__ __forceinline__ F block_sum(F x) {
     body(bf16, bf16, 1)      \
     body(bf16_wide, bf16, 8)
 
+// A kernel that is launched early (`Launch::early`) runs while the one before it ends: before it reads or writes anything that
+// another kernel does, it waits for that to be done. One that lets the next start says so as soon as it likes: the next waits
+// for its end all the same, but is on the multiprocessors by then.
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // Rows of a block whose threads are laid out (x: columns, y: rows); see `Launch::rows`.
 #define FOR_ROWS(r, rows) \
     for (int r = blockIdx.x * blockDim.y + threadIdx.y; r < (rows); r += gridDim.x * blockDim.y)
+// Columns shared by the blocks of a row; see `Launch::spread`.
+#define FOR_COLS_SPREAD(c, cols, N)                                                      \
+    for (int c = (blockIdx.y * blockDim.x + threadIdx.x) * (N); c < (cols); c += gridDim.y * blockDim.x * (N))
 #define FOR_COLS(c, cols, N) for (int c = threadIdx.x * (N); c < (cols); c += blockDim.x * (N))

@@ -25,9 +25,13 @@ use std::{
 /// Scratch memory that algorithms may use: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
 /// Algorithms that are tried.
-const CANDIDATES: usize = 12;
+const CANDIDATES: usize = 24;
 /// Products of fewer multiplications take the first proposal: measuring would find launch times.
 const WORTH_TIMING: usize = 1 << 26;
+/// Rows of a product that is bound by reading its weight.
+const FEW_ROWS: usize = 256;
+/// More than a GPU's caches hold.
+const COLD_BYTES: usize = 128 << 20;
 /// Runs of a candidate that are measured, after one that is not.
 const RUNS: usize = 3;
 
@@ -393,11 +397,13 @@ impl Library {
             let arena = Arena::on(gpu.device()).unwrap_or_else(|error| error.raise());
             arena.tensor(1, span, out.dtype())
         });
+        // Few rows read a weight that no cache holds by then: it must not be there when they are measured.
+        let cold = (out.rows() <= FEW_ROWS).then(|| arena(gpu).tensor(1, COLD_BYTES / 4, DType::F32));
         let out = other.as_ref().unwrap_or(out).address();
         let mut best = f32::INFINITY;
         for candidate in found {
             let run = || self.start(gpu, plan, &candidate.algo, call, out).is_ok();
-            if let Some(time) = time(gpu, run)
+            if let Some(time) = time(gpu, || cold.clone().iter_mut().for_each(Tensor::fill_zero), run)
                 && time < best
             {
                 (best, plan.algorithm) = (time, candidate.algo);
@@ -415,12 +421,13 @@ struct Call<'a> {
     b: &'a Tensor,
 }
 
-/// Milliseconds of `run` on the device, at best; nothing if it fails.
-fn time(gpu: &Gpu, run: impl Fn() -> bool) -> Option<f32> {
+/// Milliseconds of `run` on the device, each time after `before`, at best; nothing if it fails.
+fn time(gpu: &Gpu, before: impl Fn(), run: impl Fn() -> bool) -> Option<f32> {
     let event = || gpu.check("make an event", result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT));
     let (start, end) = (event(), event());
     let mut best = run().then_some(f32::INFINITY);
     for _ in 0..RUNS {
+        before();
         // SAFETY: both events exist, and were recorded in the stream when they are read.
         unsafe {
             gpu.check("record an event", result::event::record(start, gpu.stream()));

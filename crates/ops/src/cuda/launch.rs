@@ -1,10 +1,13 @@
 //! Starting kernels.
 
 use super::Function;
-use cudarc::driver::result;
+use cudarc::driver::sys;
 use keyfold_core::DType;
 use keyfold_tensor::{Tensor, cuda::Gpu};
 use std::ffi::c_void;
+
+/// The oldest compute capability whose kernels can start early.
+const EARLY: (i32, i32) = (9, 0);
 
 /// How many threads run.
 #[derive(Clone, Copy, Debug)]
@@ -13,12 +16,14 @@ pub(crate) struct Launch {
     pub(crate) block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub(crate) shared: usize,
+    /// Starts while the kernel before it ends, for which it waits by itself (programmatic dependent launch).
+    pub(crate) early: bool,
 }
 
 impl Launch {
     /// `blocks` blocks of `threads` threads.
     pub(crate) fn blocks(blocks: usize, threads: u32) -> Self {
-        Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared: 0 }
+        Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared: 0, early: false }
     }
 
     /// For loops over `rows` and `cols / lanes` (FOR_ROWS, FOR_COLS): blocks of 256 threads, as many across a row as it
@@ -27,12 +32,24 @@ impl Launch {
         let across = cols.div_ceil(lanes).next_power_of_two().clamp(1, 256) as u32;
         let down = 256 / across;
         let blocks = rows.div_ceil(down as usize).clamp(1, 1 << 20) as u32;
-        Self { grid: [blocks, 1, 1], block: [across, down, 1], shared: 0 }
+        Self { grid: [blocks, 1, 1], block: [across, down, 1], shared: 0, early: false }
+    }
+
+    /// As [`Launch::rows`] for few long rows too: each has as many blocks (FOR_COLS_SPREAD) as it has work for.
+    pub(crate) fn spread(rows: usize, cols: usize, lanes: usize) -> Self {
+        let mut launch = Self::rows(rows, cols, lanes);
+        launch.grid[1] = cols.div_ceil(lanes * launch.block[0] as usize).clamp(1, 64) as u32;
+        launch
     }
 
     /// The same with `bytes` of dynamic shared memory.
     pub(crate) fn shared(self, bytes: usize) -> Self {
         Self { shared: bytes, ..self }
+    }
+
+    /// The same, started early: the kernel begins with `wait_for_previous_kernel`.
+    pub(crate) fn early(self) -> Self {
+        Self { early: true, ..self }
     }
 }
 
@@ -103,24 +120,39 @@ pub(crate) use forms;
 /// `arguments` point to values of the kernel's parameter types; addresses among them are of the device's memory and large
 /// enough for what the kernel does with them.
 pub(crate) unsafe fn start(gpu: &Gpu, function: Function, launch: Launch, arguments: &mut [*mut c_void]) {
-    let Launch { grid, block, shared } = launch;
+    let Launch { grid, block, shared, early } = launch;
     assert!(
         shared <= function.shared_limit(),
         "a kernel needs {shared} bytes of shared memory, {} can be had",
         function.shared_limit()
     );
-    // SAFETY: the caller's promise.
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: Default::default(),
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: grid[0],
+        gridDimY: grid[1],
+        gridDimZ: grid[2],
+        blockDimX: block[0],
+        blockDimY: block[1],
+        blockDimZ: block[2],
+        sharedMemBytes: shared as u32,
+        hStream: gpu.stream(),
+        attrs: &raw mut attribute,
+        numAttrs: u32::from(early && gpu.capability() >= EARLY),
+    };
+    // SAFETY: the caller's promise; the attribute lives during the call.
     let started = unsafe {
-        result::launch_kernel(
+        sys::cuLaunchKernelEx(
+            &raw const config,
             function.handle(),
-            (grid[0], grid[1], grid[2]),
-            (block[0], block[1], block[2]),
-            shared as u32,
-            gpu.stream(),
-            arguments,
+            arguments.as_mut_ptr(),
+            std::ptr::null_mut(),
         )
     };
-    gpu.check("start a kernel", started);
+    gpu.check("start a kernel", started.result());
 }
 
 /// `launch!(gpu, KERNELS, "name", launch; argument, ...)` starts a kernel. Arguments must have the types of its parameters:

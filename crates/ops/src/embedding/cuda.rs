@@ -47,7 +47,7 @@ fn look_up(gpu: &Gpu, ids: u64, table: &Tensor, out: &Tensor) {
         ],
     );
     let (tokens, width) = (out.rows(), out.cols());
-    launch!(gpu, KERNELS, name, Launch::rows(tokens, width, lanes);
+    launch!(gpu, KERNELS, name, Launch::rows(tokens, width, lanes).early();
         ids, Mat::of(table), Mat::of(out), tokens as i32, width as i32);
 }
 

@@ -9,6 +9,8 @@
 
 template <typename From, typename To, int N>
 __device__ void forward(const uint32_t* ids, Matrix<const From> table, Matrix<To> out, int tokens, int width) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
     FOR_ROWS(r, tokens) {
         const From* row = table.row(ids[r]);
         FOR_COLS(c, width, N) {

@@ -22,7 +22,7 @@ pub(super) fn forward(activation: Activation, gate_up: &Tensor, out: &Tensor) {
     }
     let (tokens, width) = (out.rows(), out.cols());
     let form = Forms::of(dtype, &[width], &[gate_up, out]);
-    launch!(gpu, KERNELS, form.choose(forms!("forward")), Launch::rows(tokens, width, form.lanes());
+    launch!(gpu, KERNELS, form.choose(forms!("forward")), Launch::spread(tokens, width, form.lanes()).early();
         code(activation), Mat::of(gate_up), Mat::of(out), tokens as i32, width as i32);
 }
 

@@ -21,7 +21,9 @@ __device__ __forceinline__ float activate(int activation, float x, float* slope)
 
 template <typename T, int N>
 __device__ void forward(int activation, Matrix<const T> gate_up, Matrix<T> out, int tokens, int width) {
-    FOR_ROWS(r, tokens) FOR_COLS(c, width, N) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
+    FOR_ROWS(r, tokens) FOR_COLS_SPREAD(c, width, N) {
         float gate[N], up[N], slope;
         load(gate_up.row(r) + c, gate);
         load(gate_up.row(r) + width + c, up);

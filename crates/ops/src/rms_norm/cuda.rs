@@ -6,6 +6,8 @@ use keyfold_tensor::Tensor;
 
 static KERNELS: Module = module!("rms_norm");
 
+/// Groups that get a block each; more keep the GPU busy with a warp each.
+const FEW_GROUPS: usize = 1024;
 /// Warps of a block of the backward pass, each with a row of sums in shared memory.
 const WARPS: usize = 4;
 
@@ -52,7 +54,14 @@ pub(super) fn forward(
         tensors.extend([*residual, &**sum]);
     }
     let form = Forms::of(dtype, &[weight.cols()], &tensors);
-    launch!(gpu, KERNELS, form.choose(forms!("forward")), Launch::blocks(sizes.count().div_ceil(8), 256);
+    let threads = weight.cols().div_ceil(8).next_multiple_of(32).min(1024);
+    let blocks = form.lanes() == 8 && sizes.count() <= FEW_GROUPS && weight.address().is_multiple_of(16);
+    let (name, grid) = if blocks && (512..=16 * threads).contains(&weight.cols()) {
+        ("forward_rows", Launch::blocks(sizes.count(), threads as u32))
+    } else {
+        (form.choose(forms!("forward")), Launch::blocks(sizes.count().div_ceil(8), 256))
+    };
+    launch!(gpu, KERNELS, name, grid.early();
         Mat::of(x), residual_mat, sum_mat, weight.address(), eps, Mat::of(out), Mat::of(rstd), sizes);
 }
 
@@ -93,7 +102,8 @@ pub(super) fn backward(
     launch!(gpu, KERNELS, name, grid;
         Mat::of(d_out), Mat::of(x), weight.address(), Mat::of(rstd), Mat::of(d_x), i32::from(accumulate),
         partial.address(), sizes);
-    let grid = Launch { grid: [width.div_ceil(32) as u32, 1, 1], block: [32, 32, 1], shared: 0 };
+    let grid =
+        Launch { grid: [width.div_ceil(32) as u32, 1, 1], block: [32, 32, 1], shared: 0, early: false };
     launch!(gpu, KERNELS, "finish_weight", grid;
         partial.address(), blocks as i32, d_weight.address(), width as i32);
 }

@@ -14,6 +14,8 @@ struct Sizes {
 template <typename T, int N>
 __device__ void forward(Matrix<const T> x, Matrix<const T> residual, Matrix<T> sum, const float* weight, float eps,
                         Matrix<T> out, Matrix<float> rstd, Sizes s) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
     const int lane = threadIdx.x % 32;
     const int64_t warp = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
     if (warp >= int64_t(s.tokens) * s.groups) return;
@@ -44,6 +46,43 @@ __device__ void forward(Matrix<const T> x, Matrix<const T> residual, Matrix<T> s
 #pragma unroll
         for (int i = 0; i < N; i++) v[i] *= scale * weight[c + i];
         store(out.row(token) + start + c, v);
+    }
+}
+
+// As `forward` for bf16, a block a group of up to 2 * 8 * 1024: rows of few tokens, which would leave most of the GPU idle.
+__device__ void forward_block(Matrix<const bf16> x, Matrix<const bf16> residual, Matrix<bf16> sum, const float* weight,
+                              float eps, Matrix<bf16> out, Matrix<float> rstd, Sizes s) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
+    constexpr int N = 8, STEPS = 2;
+    const int64_t token = blockIdx.x / s.groups, group = blockIdx.x % s.groups, start = group * s.width;
+    float v[STEPS][N], squares = 0.f;
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+        const int c = (step * blockDim.x + threadIdx.x) * N;
+        if (c >= s.width) break;
+        load(x.row(token) + start + c, v[step]);
+        if (residual.data) {
+            float r[N];
+            load(residual.row(token) + start + c, r);
+#pragma unroll
+            for (int i = 0; i < N; i++) v[step][i] = to_f32(from_f32<bf16>(v[step][i] + r[i]));
+            store(sum.row(token) + start + c, v[step]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) squares = fmaf(v[step][i], v[step][i], squares);
+    }
+    const float scale = rsqrtf(block_sum(squares) / s.width + eps);
+    if (threadIdx.x == 0) rstd.row(token)[group] = scale;
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+        const int c = (step * blockDim.x + threadIdx.x) * N;
+        if (c >= s.width) break;
+        float gain[N];
+        load(weight + c, gain);
+#pragma unroll
+        for (int i = 0; i < N; i++) v[step][i] *= scale * gain[i];
+        store(out.row(token) + start + c, v[step]);
     }
 }
 
@@ -177,6 +216,12 @@ extern "C" __global__ void __launch_bounds__(1024)
         backward<T, N>(d_out, x, weight, rstd, d_x, accumulate, partial, sizes);                                       \
     }
 FORMS(KERNELS)
+
+extern "C" __global__ void __launch_bounds__(1024)
+    forward_rows(Matrix<const bf16> x, Matrix<const bf16> residual, Matrix<bf16> sum, const float* weight, float eps,
+                 Matrix<bf16> out, Matrix<float> rstd, Sizes sizes) {
+    forward_block(x, residual, sum, weight, eps, out, rstd, sizes);
+}
 
 #define BACKWARD_ROWS(STEPS)                                                                                           \
     extern "C" __global__ void __launch_bounds__(128)                                                                  \

@@ -60,6 +60,6 @@ pub(super) fn apply(
     };
     let sign = if inverse { -1f32 } else { 1.0 };
     let work = heads.count * (width / 2).div_ceil(form.lanes());
-    launch!(gpu, KERNELS, name, Launch::rows(tokens, work, 1);
+    launch!(gpu, KERNELS, name, Launch::rows(tokens, work, 1).early();
         Mat::of(x), Mat::of(out), kernel_heads, cos, sin, positions, sign, tokens as i32);
 }

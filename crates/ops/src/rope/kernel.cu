@@ -24,6 +24,8 @@ struct Positions {
 template <typename T, int N>
 __device__ void rotate_halves(Matrix<const T> x, Matrix<T> out, Heads heads, const float* cos, const float* sin,
                               Positions positions, float sign, int tokens) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
     const int half = heads.width / 2, steps = half / N;
     FOR_ROWS(r, tokens) FOR_COLS(i, heads.count * steps, 1) {
         const int h = i / steps, p = i % steps * N, c = h * heads.stride + heads.offset + p;
@@ -46,6 +48,8 @@ __device__ void rotate_halves(Matrix<const T> x, Matrix<T> out, Heads heads, con
 template <typename T, int N>
 __device__ void rotate_pairs(Matrix<const T> x, Matrix<T> out, Heads heads, const float* cos, const float* sin,
                              Positions positions, float sign, int tokens) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
     const int half = heads.width / 2, steps = heads.width / N;
     FOR_ROWS(r, tokens) FOR_COLS(i, heads.count * steps, 1) {
         const int h = i / steps, p = i % steps * N, c = h * heads.stride + heads.offset + p;

@@ -26,6 +26,6 @@ pub(super) fn rows(x: &Tensor, at: &Indices, out: &Tensor) {
         (DType::Bf16, DType::Bf16, false) => "bf16_to_bf16",
         (DType::Bf16, DType::Bf16, true) => "bf16_to_bf16_wide",
     };
-    launch!(gpu, KERNELS, name, Launch::rows(x.rows(), x.cols(), if wide { 8 } else { 1 });
+    launch!(gpu, KERNELS, name, Launch::rows(x.rows(), x.cols(), if wide { 8 } else { 1 }).early();
         Mat::of(x), at.on(gpu), Mat::of(out), x.rows() as i32, x.cols() as i32);
 }

@@ -5,6 +5,8 @@
 
 template <typename From, typename To, int N>
 __device__ void scatter(Matrix<const From> x, const uint32_t* at, Matrix<To> out, int rows, int cols) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
     FOR_ROWS(r, rows) {
         To* row = out.row(at[r]);
         FOR_COLS(c, cols, N) {

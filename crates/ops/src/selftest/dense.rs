@@ -62,7 +62,16 @@ pub(super) fn cast(twins: &mut Twins<'_>) {
 
 pub(super) fn linear(twins: &mut Twins<'_>) {
     // Tokens, inputs, outputs.
-    let sizes = [(1, 8, 8), (63, 17, 33), (65, 64, 128), (257, 768, 2056), (1024, 512, 1536)];
+    let sizes = [
+        (1, 8, 8),
+        (1, 2048, 1536),
+        (3, 5640, 61),
+        (8, 1024, 2050),
+        (63, 17, 33),
+        (65, 64, 128),
+        (257, 768, 2056),
+        (1024, 512, 1536),
+    ];
     for (x_type, y_type) in [(DType::F32, DType::F32), (DType::Bf16, DType::Bf16), (DType::Bf16, DType::F32)]
     {
         for gaps in GAPS {

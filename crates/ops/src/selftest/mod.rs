@@ -34,6 +34,7 @@ const SUITES: &[Suite] = &[
     ("rope", rows::rope),
     ("embedding", rows::embedding),
     ("scatter", rows::scatter),
+    ("append", rows::append),
     ("cross_entropy", loss::cross_entropy),
     ("adamw", loss::adamw),
     ("muon", loss::muon),

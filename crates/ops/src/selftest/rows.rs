@@ -5,7 +5,7 @@ use super::{
     twin::{Gaps, Twins},
 };
 use crate::{
-    embedding,
+    append, attention, embedding,
     glu::{self, Activation},
     rms_norm,
     rope::{self, Heads, Pairing, Positions, RopeTable},
@@ -200,6 +200,52 @@ pub(super) fn scatter(twins: &mut Twins<'_>) {
                     limit(to),
                 );
             }
+        }
+    }
+}
+
+pub(super) fn append(twins: &mut Twins<'_>) {
+    // Tokens, heads, kv heads, width, width of values, or none.
+    for (tokens, heads, kv_heads, width, values) in [
+        (0, 4, 1, 64, Some(64)),
+        (1, 32, 1, 256, Some(256)),
+        (130, 9, 3, 64, Some(192)),
+        (33, 16, 16, 128, Some(2048)),
+        (65, 32, 1, 256, None),
+        (7, 3, 1, 24, Some(24)),
+    ] {
+        for (rotates, raw_keys) in [(false, false), (true, false), (true, true)] {
+            let places = 2 * tokens + 1;
+            let at = twins.ids(tokens, 200);
+            let rows: Vec<u32> = (0..tokens as u32).rev().map(|row| 2 * row).collect();
+            let ([at, device_at], [to, device_to]) = (twins.indices(&at), twins.indices(&rows));
+            let table = RopeTable::new(width, 10_000.0, 200);
+            let q = twins.random(tokens, heads * width, DType::Bf16, Gaps::Aligned);
+            let k = twins.random(tokens, kv_heads * width, DType::Bf16, Gaps::Aligned);
+            let v = twins.random(tokens, values.unwrap_or(8), DType::Bf16, Gaps::Aligned);
+            let mut keys = twins.random(places, kv_heads * width, DType::Bf16, Gaps::Aligned);
+            let mut plane = twins.random(places, values.unwrap_or(8), DType::Bf16, Gaps::Aligned);
+            for (q, k, v, keys, plane, positions, rows) in [
+                (&q.host, &k.host, &v.host, &mut keys.host, &mut plane.host, &at, &to),
+                (
+                    &q.device,
+                    &k.device,
+                    &v.device,
+                    &mut keys.device,
+                    &mut plane.device,
+                    &device_at,
+                    &device_to,
+                ),
+            ] {
+                let places = append::Places { positions, rows, rope: rotates.then_some(&table), raw_keys };
+                let [q, k] = [(q, heads), (k, kv_heads)].map(|(x, count)| attention::Heads::packed(x, count));
+                append::append(q, k, values.map(|_| v), places, keys, values.map(|_| plane));
+            }
+            let what =
+                format!("{tokens} x {heads}/{kv_heads} x {width}, rotates {rotates}, raw keys {raw_keys}");
+            twins.compare(format!("queries, {what}"), &q, limit(DType::Bf16));
+            twins.compare(format!("keys, {what}"), &keys, limit(DType::Bf16));
+            twins.compare(format!("values, {what}"), &plane, 0.0);
         }
     }
 }

@@ -39,7 +39,12 @@ pub(super) fn backward(
     }
     let (tokens, width) = (d_out.rows(), d_out.cols());
     let parts = PARTS.min(tokens.div_ceil(8));
-    let grid = Launch { grid: [width.div_ceil(32) as u32, parts as u32, 1], block: [32, 8, 1], shared: 0 };
+    let grid = Launch {
+        grid: [width.div_ceil(32) as u32, parts as u32, 1],
+        block: [32, 8, 1],
+        shared: 0,
+        early: false,
+    };
     let name = if dtype == DType::F32 { "backward_f32" } else { "backward_bf16" };
     let partial = scratch(gpu, parts, width);
     let (n, alpha) = match &gate {

@@ -7,7 +7,7 @@ use super::{
     plan::{Cut, Item, Plan},
 };
 use crate::{
-    attention::{Cached, Heads, Paged, Sequence, cached},
+    attention::{Cached, Heads, Paged, Plans, Sequence, cached},
     rope::RopeTable,
     testing::random,
 };

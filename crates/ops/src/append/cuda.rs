@@ -1,0 +1,96 @@
+//! Launches of `kernel.cu`.
+
+use super::{Places, parts};
+use crate::{
+    attention::Heads,
+    cuda::{Forms, Launch, Mat, Module, gpu_of, launch, module},
+    rope::Pairing,
+};
+use keyfold_core::DType;
+use keyfold_tensor::Tensor;
+
+static KERNELS: Module = module!("append");
+
+/// `Append` of the kernel.
+#[repr(C)]
+struct Append {
+    q: Mat,
+    k: Mat,
+    v: Mat,
+    keys: Mat,
+    values: Mat,
+    cos: u64,
+    sin: u64,
+    positions: u64,
+    rows: u64,
+    heads: i32,
+    kv_heads: i32,
+    width: i32,
+    value_width: i32,
+    rotates: i32,
+    raw_keys: i32,
+}
+
+pub(super) fn append(
+    q: Heads<'_>,
+    k: Heads<'_>,
+    values: Option<(&Tensor, &mut Tensor)>,
+    places: Places<'_>,
+    keys: &mut Tensor,
+) {
+    let gpu = gpu_of(q.tensor);
+    let mut tensors = vec![q.tensor, k.tensor, &*keys];
+    if let Some((v, plane)) = &values {
+        tensors.extend([*v, &**plane]);
+    }
+    let table = places.rope;
+    let all = table.is_none_or(|table| table.width() == q.width && table.pairing() == Pairing::HalfSplit);
+    let columns = values.as_ref().map_or(0, |(v, _)| v.cols());
+    let packed = [q, k].iter().all(|heads| heads.stride == heads.width);
+    let bf16 = tensors.iter().all(|tensor| tensor.dtype() == DType::Bf16);
+    let wide = Forms::of(DType::Bf16, &[q.width / 2, q.width, columns], &tensors).lanes() == 8;
+    if !(all && packed && bf16 && wide) {
+        return parts(q, k, values, places, keys);
+    }
+    let (tokens, places_in_cache) = (q.tensor.rows(), keys.rows());
+    assert!(
+        places.positions.len() == tokens && places.rows.len() == tokens,
+        "append: places of {tokens} tokens"
+    );
+    assert!(
+        places.rows.values().iter().all(|row| (*row as usize) < places_in_cache),
+        "append: a row is not below {places_in_cache}"
+    );
+    if let Some(table) = table {
+        let last = places.positions.values().iter().max().map_or(0, |last| *last as usize);
+        assert!(last < table.positions(), "append: position {last} of a table of {}", table.positions());
+    }
+    if tokens == 0 {
+        return;
+    }
+    let angles = table.map(|table| (table.on(gpu), table.positions()));
+    let (cos, positions) = angles.as_ref().map_or((0, 0), |(table, positions)| (table.address(), *positions));
+    let [v, plane] = values.as_ref().map_or([Mat::NONE; 2], |(v, plane)| [Mat::of(v), Mat::of(plane)]);
+    let append = Append {
+        q: Mat::of(q.tensor),
+        k: Mat::of(k.tensor),
+        v,
+        keys: Mat::of(keys),
+        values: plane,
+        cos,
+        sin: cos + (positions * q.width / 2 * 4) as u64,
+        positions: places.positions.on(gpu),
+        rows: places.rows.on(gpu),
+        heads: q.count as i32,
+        kv_heads: k.count as i32,
+        width: q.width as i32,
+        value_width: columns as i32,
+        rotates: i32::from(table.is_some()),
+        raw_keys: i32::from(places.raw_keys || table.is_none()),
+    };
+    // Items of 8 channels, or of 8 pairs.
+    let rotated = if table.is_some() { q.count * q.width / 16 } else { 0 };
+    let items = rotated + k.count * q.width / 8 + columns / 8;
+    let grid = [tokens as u32, items.div_ceil(256).clamp(1, 64) as u32, 1];
+    launch!(gpu, KERNELS, "append", Launch { grid, ..Launch::blocks(1, 256) }.early(); append);
+}
