@@ -184,6 +184,7 @@ impl Decoder {
             update = Some(pending);
         }
         let x = tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1;
+        tape.settle();
         let x = rows(x.value(), &wanted, arena);
         let mut logits = arena.tensor(x.rows(), self.config.vocab_size, DType::F32);
         linear::forward(&x, &self.trunk.head.value, None, &mut logits, false);

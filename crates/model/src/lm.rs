@@ -212,7 +212,9 @@ impl LanguageModel {
             x = stream;
             update = Some(pending);
         }
-        tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1
+        let x = tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1;
+        tape.settle();
+        x
     }
 }
 

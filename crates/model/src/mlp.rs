@@ -69,15 +69,16 @@ impl Mlp {
 
 impl Gated {
     fn forward(&self, tape: &mut Tape, x: &Var) -> Var {
-        let gate_up = tape.project(x, &self.gate_up);
+        let gate_up = tape.project_later(x, &self.gate_up);
         let activated = tape.glu(self.activation, &gate_up);
         drop(gate_up);
-        tape.linear(&activated, &self.down)
+        tape.linear_later(&activated, &self.down)
     }
 }
 
 impl Moe {
     fn forward(&self, tape: &mut Tape, x: &Var) -> Var {
+        tape.ready(x);
         let logits = tape.linear(x, &self.gate);
         let (weights, assigned) = tape.route(&logits, self.choice_bias.as_ref(), &self.router);
         let mut answers = Vec::with_capacity(self.experts.len());

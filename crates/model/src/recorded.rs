@@ -32,8 +32,9 @@ pub(crate) struct Recorded {
 /// Sequences of a recorded step for this many.
 fn rounded(sequences: usize) -> usize {
     match sequences {
-        0..=8 => sequences,
-        9..=64 => sequences.next_multiple_of(8),
+        0..=2 => sequences,
+        // Products of 3 to 7 rows are slower than those of 8.
+        3..=64 => sequences.next_multiple_of(8),
         _ => sequences.next_multiple_of(32),
     }
 }

@@ -101,6 +101,6 @@ impl KeyValue {
         };
         attention::cached(Heads::packed(&q, self.heads), &cached, Heads::packed(&mixed, self.heads));
         let mixed = tape.leaf(mixed);
-        tape.linear(&mixed, &self.o_proj)
+        tape.linear_later(&mixed, &self.o_proj)
     }
 }

@@ -327,6 +327,6 @@ impl CachedAttention for Decoding {
             }
         }
         let mixed = tape.leaf(mixed);
-        tape.linear(&mixed, &module.o_proj)
+        tape.linear_later(&mixed, &module.o_proj)
     }
 }

@@ -354,6 +354,6 @@ impl CachedAttention for Absorbed {
             Heads::packed(&mixed, sizes.heads),
         );
         let mixed = tape.leaf(mixed);
-        tape.linear(&mixed, &module.o_proj)
+        tape.linear_later(&mixed, &module.o_proj)
     }
 }

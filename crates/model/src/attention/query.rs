@@ -49,7 +49,7 @@ impl Query {
     pub(super) fn forward(&self, tape: &mut Tape, latent: &Var) -> Var {
         match &self.norm {
             Some(norm) => {
-                let normed = tape.rms_norm(latent, norm, self.eps);
+                let normed = tape.add_norm(latent.clone(), None, norm, self.eps).1;
                 tape.linear(&normed, &self.up)
             }
             None => tape.linear(latent, &self.up),

@@ -236,6 +236,6 @@ impl CachedAttention for Module {
         let q = Heads::packed(q.value(), sizes.heads);
         attention::tpa_cached(q, &cached, Heads::packed(&mixed, sizes.heads));
         let mixed = tape.leaf(mixed);
-        tape.linear(&mixed, &self.o_proj)
+        tape.linear_later(&mixed, &self.o_proj)
     }
 }

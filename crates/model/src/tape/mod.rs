@@ -10,6 +10,7 @@
 //! * a gradient that flows unchanged into two places (a residual sum) is shared, and copied only if one of them adds to it.
 
 mod gradients;
+mod later;
 mod moe;
 mod ops;
 
@@ -19,6 +20,10 @@ pub use ops::{AttentionArgs, HeadVar};
 
 use keyfold_core::DType;
 use keyfold_tensor::{Arena, Device, Tensor};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 type Backward = Box<dyn FnOnce(&mut Gradients)>;
 
@@ -34,13 +39,28 @@ fn activation_dtype(arena: &Arena) -> DType {
 #[derive(Clone, Debug)]
 pub struct Var {
     id: usize,
-    value: Tensor,
+    tensor: Tensor,
+    /// Whether the value has been computed, if it was put off.
+    done: Option<Arc<AtomicBool>>,
 }
 
 impl Var {
     /// The value.
+    ///
+    /// # Panics
+    /// When it was put off and not [settled](Tape::settle).
     pub fn value(&self) -> &Tensor {
-        &self.value
+        let done = self.done.as_ref().is_none_or(|done| done.load(Ordering::Relaxed));
+        assert!(done, "tape: a value that was put off is read");
+        &self.tensor
+    }
+
+    fn rows(&self) -> usize {
+        self.tensor.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.tensor.cols()
     }
 }
 
@@ -51,13 +71,22 @@ pub struct Tape {
     saved_dtype: DType,
     nodes: Vec<Backward>,
     parents: Vec<Option<gradients::Parent>>,
+    /// Values that are yet to be computed.
+    later: Vec<later::Later>,
 }
 
 impl Tape {
     /// A tape that records; `saved_dtype` is how values kept for the backward pass are stored on the host. A GPU keeps them
     /// as they are.
     pub fn recording(arena: &Arena, saved_dtype: DType) -> Self {
-        Self { arena: arena.clone(), recording: true, saved_dtype, nodes: Vec::new(), parents: Vec::new() }
+        Self {
+            arena: arena.clone(),
+            recording: true,
+            saved_dtype,
+            nodes: Vec::new(),
+            parents: Vec::new(),
+            later: Vec::new(),
+        }
     }
 
     /// A tape that only computes.
@@ -106,12 +135,12 @@ impl Tape {
         layer: impl Fn(&mut Tape, Var, Option<Var>) -> (Var, Var) + 'static,
     ) -> (Var, Var) {
         let (saved_x, saved_update) =
-            (self.save(&x.value), update.as_ref().map(|update| self.save(&update.value)));
+            (self.save(x.value()), update.as_ref().map(|update| self.save(update.value())));
         let (from_x, from_update) = (Slot::of(&x), update.as_ref().map(Slot::of));
         let mut inner = Self::inference(&self.arena);
-        let (inner_x, inner_update) = (inner.leaf(x.value), update.map(|update| inner.leaf(update.value)));
+        let (inner_x, inner_update) = (inner.leaf(x.tensor), update.map(|update| inner.leaf(update.tensor)));
         let (x, update) = layer(&mut inner, inner_x, inner_update);
-        let (x, update) = (self.leaf(x.value), self.leaf(update.value));
+        let (x, update) = (self.leaf(x.tensor), self.leaf(update.tensor));
         let (to_x, to_update, saved_dtype) = (Slot::of(&x), Slot::of(&update), self.saved_dtype);
         self.record(move |g| {
             let seeds = [g.take(&to_x), g.take(&to_update)];
@@ -134,9 +163,16 @@ impl Tape {
         (x, update)
     }
 
-    fn var(&mut self, value: Tensor, parent: Option<gradients::Parent>) -> Var {
+    fn var(&mut self, tensor: Tensor, parent: Option<gradients::Parent>) -> Var {
+        self.settle();
         self.parents.push(parent);
-        Var { id: self.parents.len() - 1, value }
+        Var { id: self.parents.len() - 1, tensor, done: None }
+    }
+
+    /// A value beside those that are put off.
+    fn var_of(&mut self, tensor: Tensor) -> Var {
+        self.parents.push(None);
+        Var { id: self.parents.len() - 1, tensor, done: None }
     }
 
     fn output(&mut self, rows: usize, cols: usize) -> Var {
@@ -172,7 +208,7 @@ pub struct Slot {
 impl Slot {
     /// The slot of `var`.
     pub fn of(var: &Var) -> Self {
-        Self { id: var.id, rows: var.value.rows(), cols: var.value.cols() }
+        Self { id: var.id, rows: var.rows(), cols: var.cols() }
     }
 }
 

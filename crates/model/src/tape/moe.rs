@@ -18,14 +18,14 @@ impl Tape {
         bias: Option<&Param>,
         router: &Router,
     ) -> (Var, Vec<Arc<Assigned>>) {
-        let (tokens, experts) = (logits.value.rows(), logits.value.cols());
+        let (tokens, experts) = (logits.rows(), logits.cols());
         let mut weights = self.output(tokens, router.top_k);
         let mut chosen = vec![0; tokens * router.top_k];
-        moe::route(router, &logits.value, bias.map(|bias| &bias.value), &mut chosen, &mut weights.value);
+        moe::route(router, logits.value(), bias.map(|bias| &bias.value), &mut chosen, &mut weights.tensor);
         let assigned = moe::assign(&chosen, router.top_k, experts).into_iter().map(Arc::new).collect();
         if self.recording {
             let (saved, from, to, router) =
-                (self.save(&logits.value), Slot::of(logits), Slot::of(&weights), *router);
+                (self.save(logits.value()), Slot::of(logits), Slot::of(&weights), *router);
             self.record(move |g| {
                 let Some(d_weights) = g.take(&to) else { return };
                 let logits = saved.load(g.arena());
@@ -39,8 +39,8 @@ impl Tape {
 
     /// Rows `rows` of `x` [T, H], each at most once.
     pub fn gather(&mut self, x: &Var, rows: &[u32]) -> Var {
-        let mut out = self.output(rows.len(), x.value.cols());
-        embedding::forward(rows, &x.value, &mut out.value);
+        let mut out = self.output(rows.len(), x.cols());
+        embedding::forward(rows, x.value(), &mut out.tensor);
         if self.recording {
             let (from, to, rows) = (Slot::of(x), Slot::of(&out), rows.to_vec());
             self.record(move |g| {
@@ -60,19 +60,19 @@ impl Tape {
     /// # Panics
     /// Without answers: every token has experts.
     pub fn scatter(&mut self, answers: Vec<(Var, Arc<Assigned>)>, weights: &Var) -> Var {
-        let width = answers.first().map_or(0, |(answer, _)| answer.value.cols());
-        let mut out = self.output(weights.value.rows(), width);
-        out.value.fill_zero();
+        let width = answers.first().map_or(0, |(answer, _)| answer.cols());
+        let mut out = self.output(weights.rows(), width);
+        out.tensor.fill_zero();
         for (answer, assigned) in &answers {
-            moe::scatter(assigned, &answer.value, &weights.value, &mut out.value);
+            moe::scatter(assigned, answer.value(), weights.value(), &mut out.tensor);
         }
         if self.recording {
             let saved: Vec<_> = answers
                 .into_iter()
-                .map(|(answer, assigned)| (self.save(&answer.value), Slot::of(&answer), assigned))
+                .map(|(answer, assigned)| (self.save(answer.value()), Slot::of(&answer), assigned))
                 .collect();
             // Weights are few: they stay as they are.
-            let (weights, from, to) = (weights.value.clone(), Slot::of(weights), Slot::of(&out));
+            let (weights, from, to) = (weights.value().clone(), Slot::of(weights), Slot::of(&out));
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut d_weights, _) = g.target(&from);
@@ -96,8 +96,8 @@ impl Tape {
 
     /// `a + b`.
     pub fn add(&mut self, a: &Var, b: &Var) -> Var {
-        let mut out = self.output(a.value.rows(), a.value.cols());
-        add::forward(&a.value, &b.value, &mut out.value);
+        let mut out = self.output(a.rows(), a.cols());
+        add::forward(a.value(), b.value(), &mut out.tensor);
         let (a, b, to) = (Slot::of(a), Slot::of(b), Slot::of(&out));
         self.record(move |g| {
             if let Some(d_out) = g.take(&to) {

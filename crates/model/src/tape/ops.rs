@@ -39,13 +39,13 @@ pub struct HeadVar<'a> {
 impl<'a> HeadVar<'a> {
     /// `count` adjacent heads that fill the rows of `var`.
     pub fn packed(var: &'a Var, count: usize) -> Self {
-        let width = var.value.cols() / count;
+        let width = var.cols() / count;
         Self { var, count, width, stride: width }
     }
 
     fn saved(&self, tape: &Tape) -> SavedHeads {
         SavedHeads {
-            value: tape.save(&self.var.value),
+            value: tape.save(self.var.value()),
             count: self.count,
             width: self.width,
             stride: self.stride,
@@ -53,7 +53,7 @@ impl<'a> HeadVar<'a> {
     }
 
     fn heads(&self) -> Heads<'a> {
-        Heads { tensor: &self.var.value, count: self.count, width: self.width, stride: self.stride }
+        Heads { tensor: self.var.value(), count: self.count, width: self.width, stride: self.stride }
     }
 }
 
@@ -85,7 +85,7 @@ impl Tape {
     /// Rows of `table` `[V, H]` for `ids` `[T]`: `[T, H]`.
     pub fn embedding(&mut self, ids: &[u32], table: &Param) -> Var {
         let mut out = self.output(ids.len(), table.value.cols());
-        embedding::forward(ids, &table.value, &mut out.value);
+        embedding::forward(ids, &table.value, &mut out.tensor);
         if let (true, Some(grad)) = (self.recording, &table.grad) {
             let (slot, mut grad, ids) = (Slot::of(&out), grad.clone(), ids.to_vec());
             self.record(move |g| {
@@ -100,16 +100,20 @@ impl Tape {
     /// As [`Tape::embedding`], with ids where the table is; for a tape that only computes.
     pub fn embedding_of(&mut self, ids: &Indices, table: &Param) -> Var {
         let mut out = self.output(ids.len(), table.value.cols());
-        embedding::gather(ids, &table.value, &mut out.value);
+        embedding::gather(ids, &table.value, &mut out.tensor);
         out
     }
 
     /// `x` [T, in] times `w` [out, in] transposed: [T, out].
     pub fn linear(&mut self, x: &Var, w: &Param) -> Var {
-        let mut out = self.output(x.value.rows(), w.value.rows());
-        linear::forward(&x.value, &w.value, None, &mut out.value, false);
+        let mut fused = self.activations(x.rows(), w.value.rows());
+        if self.of_norm(x, &w.value, None, &mut fused) {
+            return self.var_of(fused);
+        }
+        let mut out = self.var(fused, None);
+        linear::forward(x.value(), &w.value, None, &mut out.tensor, false);
         if self.recording {
-            let (saved, from, to, w) = (self.save(&x.value), Slot::of(x), Slot::of(&out), w.clone());
+            let (saved, from, to, w) = (self.save(x.value()), Slot::of(x), Slot::of(&out), w.clone());
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 if let Some(mut grad) = w.grad {
@@ -124,17 +128,21 @@ impl Tape {
 
     /// `x` [T, in] through all matrices of `w`, outputs side by side: [T, sum of out].
     pub fn project(&mut self, x: &Var, w: &Projection) -> Var {
-        let out = self.output(x.value.rows(), w.outputs());
+        let out = self.activations(x.rows(), w.outputs());
         let mut column = 0;
         for part in &w.parts {
             let width = part.value.rows();
-            let mut columns = out.value.columns(column, width);
+            let mut columns = out.columns(column, width);
             let bias = w.bias.as_ref().map(|bias| bias.value.columns(column, width));
-            linear::forward(&x.value, &part.value, bias.as_ref(), &mut columns, false);
+            if !self.of_norm(x, &part.value, bias.as_ref(), &mut columns) {
+                self.settle();
+                linear::forward(x.value(), &part.value, bias.as_ref(), &mut columns, false);
+            }
             column += width;
         }
+        let out = self.var_of(out);
         if self.recording {
-            let (saved, from, to, w) = (self.save(&x.value), Slot::of(x), Slot::of(&out), w.clone());
+            let (saved, from, to, w) = (self.save(x.value()), Slot::of(x), Slot::of(&out), w.clone());
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 if let Some(mut grad) = w.bias.and_then(|bias| bias.grad) {
@@ -159,8 +167,8 @@ impl Tape {
 
     /// `factor * x`.
     pub fn scale(&mut self, x: &Var, factor: f32) -> Var {
-        let mut out = self.output(x.value.rows(), x.value.cols());
-        add::scale(&x.value, factor, &mut out.value, false);
+        let mut out = self.output(x.rows(), x.cols());
+        add::scale(x.value(), factor, &mut out.tensor, false);
         let (from, to) = (Slot::of(x), Slot::of(&out));
         self.record(move |g| {
             let Some(d_out) = g.take(&to) else { return };
@@ -172,13 +180,13 @@ impl Tape {
 
     /// RMSNorm of `x` [T, H] with gain `weight` [1, H].
     pub fn rms_norm(&mut self, x: &Var, weight: &Param, eps: f32) -> Var {
-        let mut out = self.output(x.value.rows(), x.value.cols());
-        let groups = x.value.cols() / weight.value.cols();
-        let mut rstd = self.arena.tensor(x.value.rows(), groups, DType::F32);
-        rms_norm::forward(&x.value, None, &weight.value, eps, None, &mut out.value, &mut rstd);
+        let mut out = self.output(x.rows(), x.cols());
+        let groups = x.cols() / weight.value.cols();
+        let mut rstd = self.arena.tensor(x.rows(), groups, DType::F32);
+        rms_norm::forward(x.value(), None, &weight.value, eps, None, &mut out.tensor, &mut rstd);
         if self.recording {
             let (saved, from, to, weight) =
-                (self.save(&x.value), Slot::of(x), Slot::of(&out), weight.clone());
+                (self.save(x.value()), Slot::of(x), Slot::of(&out), weight.clone());
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut dx, accumulate) = g.target(&from);
@@ -190,25 +198,27 @@ impl Tape {
 
     /// The residual sum `x + delta` and its RMSNorm, in one pass; `x` itself without a `delta`.
     pub fn add_norm(&mut self, x: Var, delta: Option<Var>, weight: &Param, eps: f32) -> (Var, Var) {
+        let delta = delta.filter(|delta| !self.add_product(&x, delta));
         let Some(delta) = delta else {
-            let out = self.rms_norm(&x, weight, eps);
+            let later = self.norm_later(x.value(), weight, eps);
+            let out = later.unwrap_or_else(|| self.rms_norm(&x, weight, eps));
             return (x, out);
         };
-        let (rows, cols) = (x.value.rows(), x.value.cols());
+        let (rows, cols) = (x.rows(), x.cols());
         let mut sum = self.output(rows, cols);
         let mut out = self.output(rows, cols);
         let mut rstd = self.arena.tensor(rows, 1, DType::F32);
         rms_norm::forward(
-            &x.value,
-            Some(&delta.value),
+            x.value(),
+            Some(delta.value()),
             &weight.value,
             eps,
-            Some(&mut sum.value),
-            &mut out.value,
+            Some(&mut sum.tensor),
+            &mut out.tensor,
             &mut rstd,
         );
         if self.recording {
-            let saved = self.save(&sum.value);
+            let saved = self.save(&sum.tensor);
             let (x, delta, to_sum, to_out) = (Slot::of(&x), Slot::of(&delta), Slot::of(&sum), Slot::of(&out));
             let weight = weight.clone();
             self.record(move |g| {
@@ -241,7 +251,7 @@ impl Tape {
     fn views<const N: usize>(&mut self, x: Var, spans: [(usize, usize); N]) -> [Var; N] {
         let slot = Slot::of(&x);
         let parts = spans
-            .map(|(column, width)| self.var(x.value.columns(column, width), Some(Parent { slot, column })));
+            .map(|(column, width)| self.var(x.value().columns(column, width), Some(Parent { slot, column })));
         let slots: Vec<Slot> = parts.iter().map(Slot::of).collect();
         self.record(move |g| g.join(&slots));
         parts
@@ -249,7 +259,7 @@ impl Tape {
 
     /// The contiguous rows of `x` as `rows` x `cols`.
     pub fn reshape(&mut self, x: &Var, rows: usize, cols: usize) -> Var {
-        let out = self.var(x.value.reshape(rows, cols), None);
+        let out = self.var(x.value().reshape(rows, cols), None);
         let (from, to) = (Slot::of(x), Slot::of(&out));
         self.record(move |g| {
             if let Some(d_out) = g.take(&to) {
@@ -268,7 +278,7 @@ impl Tape {
         sequences: &Sequences,
     ) {
         let positions = Positions::Rows { seq: sequences.seq };
-        rope::apply(&mut x.value.clone(), heads, table, positions, false);
+        rope::apply(&mut x.value().clone(), heads, table, positions, false);
         let (slot, table, seq) = (Slot::of(x), table.clone(), sequences.seq);
         self.record(move |g| {
             if let Some(mut dx) = g.peek(&slot) {
@@ -286,10 +296,10 @@ impl Tape {
         sequences: &Sequences,
         inverse: bool,
     ) -> Var {
-        let mut out = self.output(x.value.rows(), x.value.cols());
-        keyfold_ops::cast::copy(&x.value, &mut out.value);
+        let mut out = self.output(x.rows(), x.cols());
+        keyfold_ops::cast::copy(x.value(), &mut out.tensor);
         let seq = sequences.seq;
-        rope::apply(&mut out.value, heads, table, Positions::Rows { seq }, inverse);
+        rope::apply(&mut out.tensor, heads, table, Positions::Rows { seq }, inverse);
         let (from, to, table) = (Slot::of(x), Slot::of(&out), table.clone());
         self.record(move |g| {
             if let Some(mut d_out) = g.take(&to) {
@@ -309,17 +319,17 @@ impl Tape {
         args: &AttentionArgs,
         sequences: &Sequences,
     ) -> Var {
-        let out = self.output(q.var.value.rows(), q.count * v.width);
+        let out = self.output(q.var.rows(), q.count * v.width);
         let mut lse = self.arena.tensor(sequences.batch * q.count, sequences.seq, DType::F32);
         let starts = visible_starts(args, sequences);
         let shape = attention_shape(args, sequences, starts.as_deref());
         let packed = |tensor| Heads { tensor, count: q.count, width: v.width, stride: v.width };
-        attention::forward(q.heads(), k.heads(), v.heads(), &shape, packed(&out.value), &mut lse);
+        attention::forward(q.heads(), k.heads(), v.heads(), &shape, packed(&out.tensor), &mut lse);
         if self.recording {
             let (q_slot, k_slot, v_slot, to) =
                 (Slot::of(q.var), Slot::of(k.var), Slot::of(v.var), Slot::of(&out));
             let (sq, sk, sv) = (q.saved(self), k.saved(self), v.saved(self));
-            let (s_out, args, sequences) = (self.save(&out.value), args.clone(), sequences.clone());
+            let (s_out, args, sequences) = (self.save(&out.tensor), args.clone(), sequences.clone());
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let arena = g.arena().clone();
@@ -349,10 +359,13 @@ impl Tape {
 
     /// `activation(gate) * up` of rows [gate | up] [T, 2F]: [T, F].
     pub fn glu(&mut self, activation: Activation, gate_up: &Var) -> Var {
-        let mut out = self.output(gate_up.value.rows(), gate_up.value.cols() / 2);
-        glu::forward(activation, &gate_up.value, &mut out.value);
+        if let Some(out) = self.gate_product(activation, gate_up) {
+            return out;
+        }
+        let mut out = self.output(gate_up.rows(), gate_up.cols() / 2);
+        glu::forward(activation, gate_up.value(), &mut out.tensor);
         if self.recording {
-            let (saved, from, to) = (self.save(&gate_up.value), Slot::of(gate_up), Slot::of(&out));
+            let (saved, from, to) = (self.save(gate_up.value()), Slot::of(gate_up), Slot::of(&out));
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 // The activation has this one use, so its gradient may take its place.
@@ -367,11 +380,11 @@ impl Tape {
 
     /// MFA-KR's values from keys `k` [T, C] and `n` = N k, which is not used otherwise: `k + alpha * n`, or `k + n` without `alpha` [1, C].
     pub fn value_map(&mut self, k: &Var, n: &Var, alpha: Option<&Param>) -> Var {
-        let mut out = self.output(n.value.rows(), n.value.cols());
-        value_map::forward(&k.value, &n.value, alpha.map(|alpha| &alpha.value), &mut out.value);
+        let mut out = self.output(n.rows(), n.cols());
+        value_map::forward(k.value(), n.value(), alpha.map(|alpha| &alpha.value), &mut out.tensor);
         if self.recording {
             let (k, from, to) = (Slot::of(k), Slot::of(n), Slot::of(&out));
-            let (n, alpha) = (self.save(&n.value), alpha.cloned());
+            let (n, alpha) = (self.save(n.value()), alpha.cloned());
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut dk, accumulate) = g.target(&k);
@@ -387,9 +400,9 @@ impl Tape {
 
     /// MLA's keys: per head its own `nope` channels, which are not used otherwise, then the channels of `pe` [T, p] shared by all heads.
     pub fn mla_keys(&mut self, nope: HeadVar<'_>, pe: &Var) -> Var {
-        let mut out = self.output(pe.value.rows(), nope.count * (nope.width + pe.value.cols()));
+        let mut out = self.output(pe.rows(), nope.count * (nope.width + pe.cols()));
         let (count, stride) = (nope.count, nope.stride);
-        mla_keys::forward(&nope.var.value, stride, &pe.value, count, &mut out.value);
+        mla_keys::forward(nope.var.value(), stride, pe.value(), count, &mut out.tensor);
         let (from, from_pe, to) = (Slot::of(nope.var), Slot::of(pe), Slot::of(&out));
         self.record(move |g| {
             let Some(d_out) = g.take(&to) else { return };
@@ -403,11 +416,11 @@ impl Tape {
     /// TPA's contraction of factors `a` [T, R * N] and `b` [T, R * d], which are not used otherwise: per head the mean
     /// over R of a * b, [T, N * d].
     pub fn tpa(&mut self, a: &Var, b: &Var, heads: usize, rank: usize) -> Var {
-        let mut out = self.output(a.value.rows(), heads * (b.value.cols() / rank));
-        tpa::combine(&a.value, &b.value, heads, &mut out.value);
+        let mut out = self.output(a.rows(), heads * (b.cols() / rank));
+        tpa::combine(a.value(), b.value(), heads, &mut out.tensor);
         if self.recording {
             let (from_a, from_b, to) = (Slot::of(a), Slot::of(b), Slot::of(&out));
-            let (a, b) = (self.save(&a.value), self.save(&b.value));
+            let (a, b) = (self.save(a.value()), self.save(b.value()));
             self.record(move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (a, b) = (a.load(g.arena()), b.load(g.arena()));
@@ -424,12 +437,12 @@ impl Tape {
     /// Targets of `u32::MAX` are left out.
     pub fn linear_cross_entropy(&mut self, x: &Var, w: &Param, targets: &[u32], scale: f32) -> Pending {
         let Some(grad) = w.grad.clone().filter(|_| self.recording) else {
-            return cross_entropy::evaluate(&x.value, &w.value, targets, None, None, None).into();
+            return cross_entropy::evaluate(x.value(), &w.value, targets, None, None, None).into();
         };
-        let dtype = x.value.dtype();
-        let (mut dx, mut dw) = (self.arena.tensor(x.value.rows(), x.value.cols(), dtype), grad);
+        let dtype = x.value().dtype();
+        let (mut dx, mut dw) = (self.arena.tensor(x.rows(), x.cols(), dtype), grad);
         let loss =
-            cross_entropy::forward_backward(&x.value, &w.value, targets, None, scale, &mut dx, &mut dw);
+            cross_entropy::forward_backward(x.value(), &w.value, targets, None, scale, &mut dx, &mut dw);
         let slot = Slot::of(x);
         self.record(move |g| g.add(&slot, dx));
         loss

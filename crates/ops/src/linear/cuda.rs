@@ -1,5 +1,6 @@
 //! Products of cuBLASLt; biases by `kernel.cu`.
 
+use super::{Fused, few};
 use crate::attention::Heads;
 use crate::cuda::{
     Launch, Mat, Module, check,
@@ -10,79 +11,13 @@ use keyfold_core::DType;
 use keyfold_tensor::Tensor;
 
 static KERNELS: Module = module!("linear");
-static FEW_KERNELS: Module = module!("linear_few");
 
 /// Blocks that share the rows of a sum.
 const PARTS: usize = 64;
 
-/// Rows of a product that reads its weight as fast as memory gives it; more are faster on the matrix units.
-const FEW: usize = 8;
-/// Rows of the weight of a block of few.cu.
-const ROWS: usize = 4;
-
-/// `Few` of few.cu.
-#[repr(C)]
-struct Few {
-    x: Mat,
-    w: u64,
-    out: u64,
-    out_stride: i64,
-    bias: u64,
-    gain: u64,
-    eps: f32,
-    tokens: i32,
-    inputs: i32,
-    out_width: i32,
-    accumulate: i32,
-    out_f32: i32,
-    activation: i32,
-}
-
-/// Whether few.cu takes these.
-fn is_few(x: &Tensor, w: &Tensor) -> bool {
-    let aligned = x.address().is_multiple_of(16) && w.address().is_multiple_of(16);
-    let eights = w.cols().is_multiple_of(8) && (x.rows() == 1 || x.stride().is_multiple_of(8));
-    (1..=FEW).contains(&x.rows())
-        && w.cols() > 0
-        && x.dtype() == DType::Bf16
-        && w.dtype() == DType::Bf16
-        && aligned
-        && eights
-}
-
-fn few(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor, accumulate: bool) {
-    let gpu = gpu_of(out);
-    check("linear", gpu, DType::Bf16, &[("x", x), ("w", w)]);
-    if let Some(bias) = bias {
-        check("linear", gpu, DType::F32, &[("bias", bias)]);
-    }
-    let few = Few {
-        x: Mat::of(x),
-        w: w.address(),
-        out: out.address(),
-        out_stride: out.stride() as i64,
-        bias: bias.map_or(0, Tensor::address),
-        gain: 0,
-        eps: 0.0,
-        tokens: x.rows() as i32,
-        inputs: w.cols() as i32,
-        out_width: w.rows() as i32,
-        accumulate: i32::from(accumulate),
-        out_f32: i32::from(out.dtype() == DType::F32),
-        activation: -1,
-    };
-    let name = match x.rows() {
-        1 => "few_rows_1",
-        2 => "few_rows_2",
-        3 | 4 => "few_rows_4",
-        _ => "few_rows_8",
-    };
-    launch!(gpu, FEW_KERNELS, name, Launch::blocks(w.rows().div_ceil(ROWS), 128).early(); few);
-}
-
 pub(super) fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor, accumulate: bool) {
-    if is_few(x, w) && !out.is_empty() {
-        return few(x, w, bias, out, accumulate);
+    if few::serves(x, w) {
+        return few::run(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
     }
     if let Some(bias) = bias {
         add_bias(bias, out, accumulate);

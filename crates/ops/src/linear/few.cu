@@ -1,4 +1,4 @@
-// Products of a few rows: out = x w^T, read at the speed of memory.
+// Products of one or two rows: out = x w^T, read at the speed of memory.
 //
 // Shapes: x [tokens, in] and w [out, in] bf16; out [tokens, out] bf16 or f32. `in` is a multiple of 8, rows begin at multiples
 // of 16 bytes.
@@ -13,8 +13,8 @@
 
 constexpr int WARPS = 4, ROWS = 4, STEP = WARPS * 256, AHEAD = 2;
 
-// `Few` in cuda.rs is the same struct.
-struct Few {
+// `Product` in few.rs is the same struct.
+struct Product {
     Matrix<const bf16> x;
     const bf16* w;
     void* out;
@@ -29,6 +29,28 @@ struct Few {
     int out_f32;
     int activation;      // -1: none; 0: SiLU, 1: GELU (tanh)
 };
+
+__device__ __forceinline__ float activate(int activation, float x) {
+    const float g = activation == 0 ? x : 1.5957691216057307f * x * fmaf(0.044715f * x, x, 1.f);
+    return x / (1.f + __expf(-g));
+}
+
+// Output `at` of token `t`: its sum and, where it is a gate, that of what it is multiplied with.
+__device__ __forceinline__ void finish(const Product& p, int t, int at, float y, float up) {
+    if (p.bias) y += p.bias[at];
+    if (p.activation >= 0) {
+        if (p.bias) up += p.bias[p.out_width + at];
+        y = activate(p.activation, y) * up;
+    }
+    const int64_t to = t * p.out_stride + at;
+    if (p.out_f32) {
+        float* out = static_cast<float*>(p.out);
+        out[to] = p.accumulate ? out[to] + y : y;
+    } else {
+        bf16* out = static_cast<bf16*>(p.out);
+        out[to] = from_f32<bf16>(p.accumulate ? to_f32(out[to]) + y : y);
+    }
+}
 
 __device__ __forceinline__ void unpack(const uint4& from, float (&to)[8]) {
     const uint32_t words[4] = {from.x, from.y, from.z, from.w};
@@ -47,13 +69,8 @@ __device__ __forceinline__ uint4 load_once(const bf16* from) {
     return v;
 }
 
-__device__ __forceinline__ float activate(int activation, float x) {
-    const float g = activation == 0 ? x : 1.5957691216057307f * x * fmaf(0.044715f * x, x, 1.f);
-    return x / (1.f + __expf(-g));
-}
-
 template <int T>
-__device__ __forceinline__ void few_rows(const Few& p) {
+__device__ __forceinline__ void few_rows(const Product& p) {
     __shared__ float parts[WARPS][ROWS * T + T];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const bool gated = p.activation >= 0;
@@ -132,26 +149,10 @@ __device__ __forceinline__ void few_rows(const Few& p) {
         return all;
     };
     const float scale = p.gain ? rsqrtf(total(ROWS * T + t) / p.in + p.eps) : 1.f;
-    float y = total(t * ROWS + r) * scale;
-    if (p.bias) y += p.bias[at];
-    if (gated) {
-        float up = total(t * ROWS + 2 + r) * scale;
-        if (p.bias) up += p.bias[width + at];
-        y = activate(p.activation, y) * up;
-    }
-    const int64_t to = t * p.out_stride + at;
-    if (p.out_f32) {
-        float* out = static_cast<float*>(p.out);
-        out[to] = p.accumulate ? out[to] + y : y;
-    } else {
-        bf16* out = static_cast<bf16*>(p.out);
-        out[to] = from_f32<bf16>(p.accumulate ? to_f32(out[to]) + y : y);
-    }
+    finish(p, t, at, total(t * ROWS + r) * scale, gated ? total(t * ROWS + 2 + r) * scale : 0.f);
 }
 
 #define KERNEL(T) \
-    extern "C" __global__ void __launch_bounds__(128) few_rows_##T(const __grid_constant__ Few p) { few_rows<T>(p); }
+    extern "C" __global__ void __launch_bounds__(128) few_rows_##T(const __grid_constant__ Product p) { few_rows<T>(p); }
 KERNEL(1)
 KERNEL(2)
-KERNEL(4)
-KERNEL(8)

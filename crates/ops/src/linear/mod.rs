@@ -4,10 +4,15 @@ mod bias;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dot;
+#[cfg(feature = "cuda")]
+mod few;
+mod fused;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use fused::{Fused, forward_fused, fuses};
 
 use crate::{
     attention::Heads,

@@ -25,9 +25,20 @@ extern "C" __global__ void greedy(Matrix<const float> logits, uint32_t* tokens, 
     const float* row = logits.row(blockIdx.x);
     // Negative infinity of token 0: what is left where nothing is larger.
     unsigned long long most = key_of(-INFINITY, 0);
-    for (int token = threadIdx.x; token < vocabulary; token += blockDim.x) {
-        const unsigned long long key = key_of(row[token], token);
-        most = key > most ? key : most;
+    // Several loads under way at a time: one block has to hide all their latency.
+    constexpr int AHEAD = 16;
+    for (int first = threadIdx.x; first < vocabulary; first += AHEAD * blockDim.x) {
+        float values[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int token = first + i * blockDim.x;
+            values[i] = token < vocabulary ? row[token] : -INFINITY;
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const unsigned long long key = key_of(values[i], first + i * blockDim.x);
+            if (first + i * blockDim.x < vocabulary && key > most) most = key;
+        }
     }
     most = warp_most(most);
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = most;

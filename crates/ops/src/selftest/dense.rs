@@ -1,7 +1,13 @@
 //! Sums, copies and linear maps.
 
 use super::twin::{Gaps, Twins};
-use crate::{add, attention::Heads, cast, linear};
+use crate::{
+    add,
+    attention::Heads,
+    cast,
+    glu::Activation,
+    linear::{self, Fused},
+};
 use keyfold_core::DType;
 
 /// Rows and columns: nothing, odd ones, whole vectors, more than a block.
@@ -124,6 +130,37 @@ pub(super) fn linear_heads(twins: &mut Twins<'_>) {
                 linear::forward_heads(x, w, Heads::packed(out, heads));
             }
             twins.compare(format!("{tokens} x {heads} x {input} to {output}, {dtype}"), &out, limit(dtype));
+        }
+    }
+}
+
+/// A product of a few rows with its norm, its gate, or what it is added to.
+pub(super) fn linear_fused(twins: &mut Twins<'_>) {
+    for (tokens, inputs, outputs) in
+        [(1, 2048, 1536), (2, 64, 24), (4, 5632, 2048), (7, 1000, 62), (9, 256, 128)]
+    {
+        for (normed, gate, accumulate) in [
+            (true, None, false),
+            (true, Some(Activation::Silu), false),
+            (false, Some(Activation::GeluTanh), false),
+            (false, None, true),
+        ] {
+            let x = twins.random(tokens, inputs, DType::Bf16, Gaps::Aligned);
+            let w = twins.random(outputs, inputs, DType::Bf16, Gaps::None);
+            let gain = twins.random(1, inputs, DType::F32, Gaps::None);
+            let bias = twins.random(1, outputs, DType::F32, Gaps::None);
+            let width = if gate.is_some() { outputs / 2 } else { outputs };
+            let mut out = twins.random(tokens, width, DType::Bf16, Gaps::Aligned);
+            for (x, w, gain, bias, out) in [
+                (&x.host, &w.host, &gain.host, &bias.host, &mut out.host),
+                (&x.device, &w.device, &gain.device, &bias.device, &mut out.device),
+            ] {
+                let fused = Fused { norm: normed.then_some((gain, 1e-5)), gate, accumulate };
+                linear::forward_fused(x, w, Some(bias), fused, out);
+            }
+            let what =
+                format!("{tokens} x {inputs} x {outputs}, norm {normed}, gate {gate:?}, add {accumulate}");
+            twins.compare(what, &out, 3.0 * limit(DType::Bf16));
         }
     }
 }

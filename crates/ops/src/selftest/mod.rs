@@ -29,6 +29,7 @@ const SUITES: &[Suite] = &[
     ("cast", dense::cast),
     ("linear", dense::linear),
     ("linear_heads", dense::linear_heads),
+    ("linear_fused", dense::linear_fused),
     ("rms_norm", rows::rms_norm),
     ("glu", rows::glu),
     ("rope", rows::rope),

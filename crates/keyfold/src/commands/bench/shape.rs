@@ -30,6 +30,9 @@ pub(super) struct ShapeArgs {
     /// Head width [default: by kind].
     #[arg(long)]
     head_dim: Option<usize>,
+    /// Width of the key and value that the heads of mfa and mfa-kr share [default: --head-dim, or 128].
+    #[arg(long)]
+    shared_width: Option<usize>,
     /// Width of the MLP [default: 8/3 of --width, in steps of 64].
     #[arg(long)]
     mlp_width: Option<usize>,
@@ -62,7 +65,10 @@ impl ShapeArgs {
 
     fn model(&self, kind: &str, positions: usize) -> anyhow::Result<ModelConfig> {
         let head_dim = self.head_dim.unwrap_or(64);
-        for (name, size) in [("--width", self.width), ("--head-dim", head_dim)] {
+        let shared_width = self.shared_width.unwrap_or(head_dim);
+        for (name, size) in
+            [("--width", self.width), ("--head-dim", head_dim), ("--shared-width", shared_width)]
+        {
             anyhow::ensure!((1..=MAX_SIZE).contains(&size), "{name} is {size}: expected 1 to {MAX_SIZE}");
         }
         let scale = Scale::new(self.width, head_dim);
@@ -73,7 +79,7 @@ impl ShapeArgs {
         let mut attention = serde_json::to_value(preset)?;
         if kind.starts_with("mfa") {
             attention["heads"] = self.heads.unwrap_or(8).into();
-            attention["head_dim"] = self.head_dim.unwrap_or(128).into();
+            attention["head_dim"] = self.shared_width.or(self.head_dim).unwrap_or(128).into();
             attention["query_rank"] = self.query_rank.unwrap_or(128).into();
         } else if let Some(heads) = self.heads {
             attention["heads"] = heads.into();

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Plans of the attention over a cache, each made by the first layer that needs it and used by all others of a step.
 ///
-/// Kept from step to step, they stay in one place: recorded work ([`keyfold_tensor::Graph`]) sees each step's own sequences. The host needs
-/// none.
+/// Kept from step to step, they stay in one place: recorded work ([`keyfold_tensor::Graph`]) sees each step's own sequences.
+/// The host needs none.
 #[derive(Debug, Default)]
 pub struct Plans {
     inner: Mutex<Inner>,
@@ -23,13 +23,20 @@ pub(super) struct Inner {
     /// Rows of the tokens of a sequence, by its first query.
     pub(super) rows: Vec<(usize, Indices)>,
     /// Pages that tables have room for, if more than the sequences have at first.
+    #[cfg(feature = "cuda")]
     pub(super) most_pages: Option<usize>,
 }
 
 impl Plans {
     /// Plans whose page tables have room for `pages` pages a sequence.
     pub fn with_room(pages: usize) -> Self {
-        Self { inner: Mutex::new(Inner { most_pages: Some(pages), ..Inner::default() }) }
+        #[cfg(feature = "cuda")]
+        return Self { inner: Mutex::new(Inner { most_pages: Some(pages), ..Inner::default() }) };
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = pages;
+            Self::default()
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -29,6 +29,8 @@ struct Plan {
 };
 
 constexpr int PLANNERS = 1024;
+// As in plan.rs.
+constexpr int WHOLE = 2;
 
 // Sums of all threads before this one; `all` is the sum of every thread.
 __device__ __forceinline__ int3 sum_before(int3 value, int3& all) {
@@ -72,12 +74,20 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
     }
     atomicMax(&longest, most);
     int3 all;
-    const int start = sum_before({tiles, 0, 0}, all).x;
-    const int total = all.x, even = max(1, (total + p.count - 1) / p.count);
+    sum_before({tiles, 0, 0}, all);
+    const int even = max(1, (all.x + p.count - 1) / p.count);
     most = longest;
-    const int whole =
-        most >= even ? (most + most / even - 1) / (most / even) : most * ((even + most - 1) / most);
-    const int share = whole * 16 <= even * 17 ? whole : even;
+    bool apart = most >= even && tasks <= p.count;
+    const int whole = apart ? (most + p.count / max(1, tasks) - 1) / (p.count / max(1, tasks))
+                            : most * ((even + most - 1) / most);
+    const bool good = whole * 16 <= even * 17 || whole <= even + WHOLE;
+    const int share = good ? whole : even;
+    apart = apart && good;
+    // Where tasks begin: at the beginning of a share each, or one behind the other.
+    auto room_of = [&](int some) { return apart ? (some + share - 1) / share * share : some; };
+    int room = 0;
+    for (int task = first; task < last; task++) room += room_of(tiles_of(task));
+    const int start = sum_before({room, 0, 0}, all).x, total = all.x;
 
     int3 counts = {0, 0, 0};
     int at = start;
@@ -85,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
         const int some = tiles_of(task), parts = (at + some - 1) / share - at / share + 1;
         counts.x += parts;
         if (parts > 1) counts.y += 1, counts.z += parts;
-        at += some;
+        at += room_of(some);
     }
     int3 index = sum_before(counts, all);
     at = start;
@@ -102,11 +112,11 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
                 p.shares[2 * (from + part)] = item;
                 p.shares[2 * (from + part) + 1].x = index.x;
             }
-            if (end == (from + part + 1) * share || end == total) p.shares[2 * (from + part) + 1].y = index.x + 1;
+            if (end == (from + part + 1) * share || end == total || (apart && part == parts - 1)) p.shares[2 * (from + part) + 1].y = index.x + 1;
             index.x++;
         }
         if (parts > 1) index.y += 1, index.z += parts;
-        at += some;
+        at += room_of(some);
     }
     for (int i = threadIdx.x; i < p.count; i += PLANNERS) {
         if (i * share >= total) p.shares[2 * i + 1] = make_int4(0, 0, 0, 0);

@@ -52,7 +52,8 @@ impl Plan {
         // A sequence without keys still needs its output written.
         let tiles = |length: &u32| (*length as usize).div_ceil(keys).max(1);
         let total = kv_heads * lengths.iter().map(tiles).sum::<usize>();
-        let size = share_size(total, lengths.iter().map(tiles).max().unwrap_or(1), shares);
+        let longest = lengths.iter().map(tiles).max().unwrap_or(1);
+        let Size { tiles: size, apart } = Size::of(total, longest, kv_heads * lengths.len(), shares);
         let mut plan = Self { shares: vec![0..0; shares], items: Vec::new(), cuts: Vec::new() };
         let (mut start, mut slot) = (0, 0);
         for (task, length) in lengths.iter().flat_map(|length| vec![length; kv_heads]).enumerate() {
@@ -74,16 +75,37 @@ impl Plan {
                 }
                 plan.shares[share].end = number + 1;
             }
-            start = end;
+            start = if apart { end.next_multiple_of(size) } else { end };
         }
         plan
     }
 }
 
-/// Tiles of a share. Even shares, unless cutting tasks into equal parts, or not at all, takes at most a sixteenth more.
-fn share_size(total: usize, longest: usize, shares: usize) -> usize {
-    let even = total.div_ceil(shares).max(1);
-    let whole =
-        if longest >= even { longest.div_ceil(longest / even) } else { longest * even.div_ceil(longest) };
-    if whole * 16 <= even * 17 { whole } else { even }
+/// Tiles that a share may have more than is even, so that no share has the end of one task and the beginning of another: parts
+/// of two tasks take longer to write and join than a tile to read.
+const WHOLE: usize = 2;
+
+/// Tiles of a share.
+struct Size {
+    tiles: usize,
+    /// Whether every task begins a share.
+    apart: bool,
+}
+
+impl Size {
+    /// Even shares of `total` tiles, unless shares of one task each, or of whole tasks, take at most a sixteenth, or [`WHOLE`]
+    /// tiles, more. The `longest` of the `tasks` decides: that is for tasks that are about equal.
+    fn of(total: usize, longest: usize, tasks: usize, shares: usize) -> Self {
+        let even = total.div_ceil(shares).max(1);
+        let apart = longest >= even && tasks <= shares;
+        let whole = match apart {
+            true => longest.div_ceil(shares / tasks.max(1)),
+            false => longest * even.div_ceil(longest),
+        };
+        if whole * 16 <= even * 17 || whole <= even + WHOLE {
+            Self { tiles: whole, apart }
+        } else {
+            Self { tiles: even, apart: false }
+        }
+    }
 }
