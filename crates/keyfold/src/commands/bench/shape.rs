@@ -39,9 +39,9 @@ pub(super) struct ShapeArgs {
     /// Rank of factorised queries [default: 128].
     #[arg(long)]
     query_rank: Option<usize>,
-    /// Give all models the number of parameters of the first: by their heads, then by the width of the MLP.
-    #[arg(long)]
-    match_params: bool,
+    /// Give all models the number of parameters of this kind's: by their heads, then by the width of the MLP.
+    #[arg(long, value_name = "KIND")]
+    match_params: Option<String>,
 }
 
 /// How far from equal matched models may be.
@@ -52,15 +52,15 @@ impl ShapeArgs {
     pub(super) fn models(&self, positions: usize) -> anyhow::Result<Vec<ModelConfig>> {
         let default = ["mha".to_owned(), "mfa".to_owned()];
         let kinds = if self.attention.is_empty() { &default[..] } else { &self.attention };
-        let models: Vec<ModelConfig> =
-            kinds.iter().map(|kind| self.model(kind, positions)).collect::<anyhow::Result<_>>()?;
-        match models.split_first() {
-            Some((reference, _)) if self.match_params => models
-                .iter()
-                .map(|model| Ok(match_params(reference, &model.attention, TOLERANCE)?.config))
-                .collect(),
-            _ => Ok(models),
-        }
+        let reference = self.match_params.as_ref().map(|kind| self.model(kind, positions)).transpose()?;
+        let matched = |kind: &String| {
+            let model = self.model(kind, positions)?;
+            match &reference {
+                None => Ok(model),
+                Some(reference) => Ok(match_params(reference, &model.attention, TOLERANCE)?.config),
+            }
+        };
+        kinds.iter().map(matched).collect()
     }
 
     fn model(&self, kind: &str, positions: usize) -> anyhow::Result<ModelConfig> {

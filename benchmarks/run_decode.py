@@ -1,0 +1,86 @@
+"""Decodes a 1.78B MFA model on a GPU with Keyfold and with PyTorch in one sitting, and designs of its size at their largest
+batches; writes what was measured.
+
+usage: run_decode.py --keyfold PATH --out DIR [--commit HASH] [--torch-python PATH --decode-peer FILE] [--repeats 3]
+`--decode-peer` is a Python file with `decode(c, B, T)` and `big` before its first print, as the peer script of this project
+has them. DIR gets raw.json (every row with its command) and table.md. Give the library folder of cuBLASLt in LD_LIBRARY_PATH.
+"""
+import argparse
+import datetime
+import json
+import pathlib
+import re
+import subprocess
+
+SHAPES = [(1, 4096), (8, 4096), (32, 4096), (32, 32768), (64, 4096), (128, 8192)]
+PEER_SHAPES = [(1, 4096), (32, 4096), (32, 32768), (128, 8192)]
+MODEL = ("--vocab 65536 --width 2048 --layers 24 --heads 32 --shared-width 256 --head-dim 128 --query-rank 1024 "
+         "--mlp-width 5632").split()
+KINDS = ["mfa", "mfa-kr", "mla", "gqa", "mha"]
+
+
+def output(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def keyfold(o, kind, batch, context, *more):
+    command = [o.keyfold, "--device", "cuda", "bench", "decode", "--json", "--attention", kind, *MODEL, "--batch", str(batch),
+               "--context", str(context), "--skip-prompt", "--tokens", "32", "--repeats", str(o.repeats), *more]
+    rows = json.loads(output(command))
+    print(command[7:], rows[-1]["batch"], round(rows[-1]["tokens_per_s"]), flush=True)
+    return dict(command=" ".join([pathlib.Path(command[0]).name, *command[1:]]), **rows[-1])
+
+
+def peer(o):
+    source = f"s=open({o.decode_peer!r}).read(); exec(s[:s.index('\\nprint(')])\n"
+    source += "".join(f"decode(big,{batch},{context})\n" for batch, context in PEER_SHAPES)
+    rows = []
+    for line in output([o.torch_python, "-c", source + "print('torch', torch.__version__)"]).splitlines():
+        print(line, flush=True)
+        found = re.match(r"decode (\S+) .* B(\d+) T(\d+) ([\d.]+) ms/tok-step (\d+) tok/s", line)
+        if found:
+            name, batch, context, ms, speed = found.groups()
+            rows.append(dict(side=name, batch=int(batch), context=int(context), ms=float(ms), tokens_per_s=float(speed)))
+        elif line.startswith("torch"):
+            rows.append(dict(side="version", torch=line.split()[1]))
+    return rows
+
+
+def main():
+    p = argparse.ArgumentParser()
+    for name in ["keyfold", "out"]:
+        p.add_argument("--" + name, required=True)
+    for name in ["torch-python", "decode-peer"]:
+        p.add_argument("--" + name)
+    p.add_argument("--commit", default="unknown")
+    p.add_argument("--repeats", type=int, default=3)
+    o = p.parse_args()
+    speed = [keyfold(o, "mfa", *shape) for shape in SHAPES]
+    capacity = [keyfold(o, kind, 0, context, "--match-params", "mfa") for context in [8192, 32768] for kind in KINDS]
+    peers = peer(o) if o.decode_peer else []
+    out = pathlib.Path(o.out)
+    out.mkdir(parents=True, exist_ok=True)
+    facts = dict(date=str(datetime.date.today()), commit=o.commit, device=speed[0]["device"])
+    (out / "raw.json").write_text(json.dumps(dict(facts=facts, speed=speed, capacity=capacity, peers=peers), indent=1) + "\n")
+    copy, matmul = speed[0]["read_gb_per_s"], speed[0]["matmul_tflop_per_s"]
+    lines = [f"{facts['device']}, commit {o.commit}: a copy moves {copy:,.0f} GB/s, a bf16 product runs at {matmul:,.0f} TFLOP/s.", "",
+             "| sequences | tokens each | tokens/s | ms a step | of the copy's speed | PyTorch compiled | eager |",
+             "|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in speed:
+        def of(side):
+            found = [r for r in peers if (r["side"], r.get("batch"), r.get("context")) == (side, row["batch"], row["prompt_tokens"])]
+            return f"{found[0]['tokens_per_s']:,.0f}" if found else ""
+        lines.append(f"| {row['batch']} | {row['prompt_tokens']:,} | {row['tokens_per_s']:,.0f} | {row['ms_per_token']:.2f} | "
+                     f"{100 * row['bandwidth_share']:.0f} % | {of('compile+graphs')} | {of('eager')} |")
+    lines += ["", "| design | parameters | cache bytes a token | tokens each | largest batch | tokens/s |", "|---|---:|---:|---:|---:|---:|"]
+    for row in capacity:
+        lines.append(f"| {row['attention']} | {row['params'] / 1e9:.2f}B | {row['cache_bytes_per_token']:,} | "
+                     f"{row['prompt_tokens']:,} | {row['batch']:,} | {row['tokens_per_s']:,.0f} |")
+    (out / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+main()
