@@ -19,6 +19,9 @@ const ROWS: usize = 64;
 const BARRIERS: usize = 512;
 const WARPGROUP: usize = 128;
 const PLANNERS: u32 = 1024;
+/// Parts of a task that are joined quickly, and tiles that such a part may have instead of making more of them.
+const GOOD_PARTS: usize = 16;
+const SHORT: usize = 8;
 
 /// A form of the kernel: `Shape` in types.cuh.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +97,13 @@ impl Form {
         let tiles = |length: &u32| (*length as usize).div_ceil(self.keys);
         let equal = lengths.windows(2).all(|pair| tiles(&pair[0]) == tiles(&pair[1]));
         let enough = !self.shared && self.row_groups == 1 && tasks * 17 >= most * 8;
-        if equal && enough { tasks.min(most) } else { most }
+        let longest = lengths.iter().map(tiles).max().unwrap_or(1);
+        match longest {
+            _ if equal && enough => tasks.min(most),
+            // Joining more parts takes longer than these tiles.
+            longest if longest <= GOOD_PARTS * SHORT => most.min(GOOD_PARTS * tasks.max(1)),
+            _ => most,
+        }
     }
 
     fn groups(&self) -> usize {
