@@ -54,7 +54,9 @@ fn decode_measures_presets_and_trained_models() {
     let sizes = ["--json", "--prompt", "4", "--tokens", "3", "--repeats", "2"];
     let expected = BTreeSet::from([
         "attention",
+        "device",
         "params",
+        "batch",
         "prompt_tokens",
         "new_tokens",
         "tokens_per_s",
@@ -63,6 +65,8 @@ fn decode_measures_presets_and_trained_models() {
         "cache_bytes_per_token",
         "load_ms",
         "weight_bytes_per_token",
+        "cache_bytes",
+        "matmul_tflop_per_s",
         "read_gb_per_s",
         "bandwidth_share",
         "dtype",
@@ -91,6 +95,7 @@ fn prefill_measures_trained_models() {
     let rows = rows(&["bench", "prefill", "--json", "--model", model, "--prompt", "32", "--repeats", "2"]);
     let documented = [
         "attention",
+        "device",
         "params",
         "prompt_tokens",
         "tokens_per_s",

@@ -92,8 +92,9 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         device != Device::Cpu || (args.batch > 0 && !args.skip_prompt),
         "--batch 0 and --skip-prompt: expected a GPU, with --device cuda"
     );
-    let positions = args.prompt.checked_add(args.tokens + FIRST_STEPS).context("--prompt is too large")?;
-    let bench = Bench::new(args, device)?;
+    let positions = args.prompt.checked_add(args.tokens).and_then(|tokens| tokens.checked_add(FIRST_STEPS));
+    let positions = positions.context("--prompt and --tokens are too large")?;
+    let bench = Bench::new(args, device, positions)?;
     let mut rows = Vec::new();
     if args.model.is_empty() {
         for config in args.shape.models(positions)? {
@@ -125,12 +126,14 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
 struct Bench<'a> {
     args: &'a Args,
     device: Device,
+    /// Tokens of a sequence at the end.
+    positions: usize,
     /// With what they were found to be, on a GPU: bytes and operations a second.
     ceilings: Option<(Ceilings, [f64; 2])>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(args: &'a Args, device: Device) -> anyhow::Result<Self> {
+    fn new(args: &'a Args, device: Device, positions: usize) -> anyhow::Result<Self> {
         let ceilings = match device {
             Device::Cpu => None,
             Device::Cuda(_) => {
@@ -140,7 +143,7 @@ impl<'a> Bench<'a> {
                 Some((ceilings, found))
             }
         };
-        Ok(Self { args, device, ceilings })
+        Ok(Self { args, device, positions, ceilings })
     }
 
     /// Storage of weights that no file has.
@@ -179,11 +182,17 @@ impl<'a> Bench<'a> {
     }
 
     fn needed_pages(&self) -> usize {
-        (self.args.prompt + self.args.tokens + FIRST_STEPS).div_ceil(DEVICE_PAGE)
+        self.positions.div_ceil(DEVICE_PAGE)
     }
 
     fn measure(&self, config: &ModelConfig, weights: &Weights, opened: f64) -> anyhow::Result<Row> {
         let Args { prompt, tokens, repeats, storage, .. } = self.args;
+        let longest = config.max_position_embeddings;
+        anyhow::ensure!(
+            self.positions <= longest,
+            "--prompt {prompt} and --tokens {tokens}, with {FIRST_STEPS} more that are not measured: expected at most \
+             max_position_embeddings = {longest}"
+        );
         let start = Instant::now();
         let decoder = Decoder::new(config, weights)?;
         let load_ms = opened + 1e3 * start.elapsed().as_secs_f64();
@@ -192,11 +201,13 @@ impl<'a> Bench<'a> {
         let bytes_per_token = layout.elements_per_token() * config.num_hidden_layers * kv_dtype.bytes();
         let batch = self.batch(bytes_per_token)?;
         let (page_size, needed) = match self.device {
-            Device::Cpu => (prompt + tokens + FIRST_STEPS, 1),
+            Device::Cpu => (self.positions, 1),
             Device::Cuda(_) => (DEVICE_PAGE, self.needed_pages()),
         };
-        let mut cache = decoder.paged_cache(batch * needed, page_size, kv_dtype)?;
-        let pages = dealt(batch * needed);
+        let pages = batch.checked_mul(needed).filter(|pages| *pages <= u32::MAX as usize);
+        let pages = pages.with_context(|| format!("--batch {batch}: too many pages"))?;
+        let mut cache = decoder.paged_cache(pages, page_size, kv_dtype)?;
+        let pages = dealt(pages);
         let pages: Vec<&[u32]> = pages.chunks(needed).collect();
         let mut prefill = Vec::new();
         let mut first = vec![0; batch];
