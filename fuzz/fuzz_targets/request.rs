@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 
 /// Bodies that use every field.
 const VALID: [&str; 3] = [
-    r#"{"model":"m","prompt":[[1,2],[3]],"max_tokens":5,"temperature":0.5,"top_p":0.9,"top_k":4,"min_p":0.1,"n":2,"best_of":3,"seed":-7,"stop":["a","b"],"logprobs":3,"echo":true,"logit_bias":{"5":-1.5},"frequency_penalty":0.1,"presence_penalty":-0.1,"ignore_eos":false,"user":"u","suffix":null}"#,
+    r#"{"model":"m","prompt":[[1,2],[3]],"max_tokens":5,"temperature":0.5,"top_p":0.9,"top_k":4,"min_p":0.1,"repetition_penalty":1.2,"n":2,"best_of":3,"seed":-7,"stop":["a","b"],"logprobs":3,"echo":true,"logit_bias":{"5":-1.5},"frequency_penalty":0.1,"presence_penalty":-0.1,"ignore_eos":false,"user":"u","suffix":null}"#,
     r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"t"}],"name":"n"}],"stream":true,"stream_options":{"include_usage":true},"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"type":"object"}}},"logprobs":true,"top_logprobs":2,"max_completion_tokens":9,"tools":[]}"#,
     r#"{"prompt":"text","add_special_tokens":false}"#,
 ];

@@ -100,7 +100,12 @@ impl Runner for Fake {
     type State = FakeState;
     type Error = Broken;
 
-    fn begin(&mut self, sampling: Sampling, constraint: Option<Box<dyn Constraint>>) -> FakeState {
+    fn begin(
+        &mut self,
+        _prompt: &[u32],
+        sampling: Sampling,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> FakeState {
         FakeState { sampling, constraint, draws: 0 }
     }
 
@@ -160,7 +165,7 @@ impl Fake {
 /// A number that depends on all tokens, but mostly repeats what followed the last two before.
 fn next(tokens: &[u32], sampling: &Sampling, draw: u64) -> u64 {
     let hash = |tokens: &[u32]| tokens.iter().fold(7, |hash, token| mix(hash ^ u64::from(*token)));
-    let all = hash(tokens);
+    let all = hash(tokens) ^ u64::from((sampling.repetition_penalty - 1.0).to_bits());
     if sampling.temperature > 0.0 {
         return mix(all ^ mix(sampling.seed) ^ draw);
     }

@@ -26,7 +26,8 @@ pub use config::{ConfigError, EngineConfig};
 pub use engine::{Engine, Stats};
 pub use lookup::Lookup;
 pub use request::{
-    Constraint, Detokenizer, End, Finish, Logprobs, Request, RequestError, RequestId, Sampling, Token, Update,
+    Constraint, Detokenizer, End, Finish, Logprobs, REPETITION_PENALTY, Request, RequestError, RequestId,
+    Sampling, Token, Update,
 };
 pub use runner::{Failure, Output, Runner, Work};
 pub use stop::StopStrings;

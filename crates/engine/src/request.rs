@@ -1,6 +1,6 @@
 //! What comes into an engine and what goes out.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 /// Names a request as long as it lives; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +32,9 @@ pub struct Request {
     pub text: Option<Box<dyn Detokenizer>>,
 }
 
+/// What [`Sampling::repetition_penalty`] may be.
+pub const REPETITION_PENALTY: RangeInclusive<f32> = 0.01..=100.0;
+
 /// How the tokens of a request are chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -45,6 +48,8 @@ pub struct Sampling {
     pub min_p: f32,
     /// Seed of the choices.
     pub seed: u64,
+    /// Makes tokens of the prompt and the text less likely: divides their logits above zero and multiplies those below.
+    pub repetition_penalty: f32,
     /// Taken from a token's logit for each time that it was made.
     pub frequency_penalty: f32,
     /// Taken from a token's logit once it was made.
@@ -64,6 +69,7 @@ impl Sampling {
             top_p: 1.0,
             min_p: 0.0,
             seed: 0,
+            repetition_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             logit_bias: Vec::new(),

@@ -15,7 +15,12 @@ pub trait Runner {
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// The state of a new request.
-    fn begin(&mut self, sampling: Sampling, constraint: Option<Box<dyn Constraint>>) -> Self::State;
+    fn begin(
+        &mut self,
+        prompt: &[u32],
+        sampling: Sampling,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Self::State;
 
     /// Computes the rows of all tokens into their pages and chooses tokens; an entry for each work, in order. Two works
     /// never write the same page, and what comes of one must not depend on the others.

@@ -41,7 +41,7 @@ impl<R: Runner> Sequence<R> {
         let Request { prompt, max_tokens, ends, stop, sampling, score_prompt, constraint, text } = request;
         Self {
             id,
-            state: runner.begin(sampling, constraint),
+            state: runner.begin(&prompt, sampling, constraint),
             longest: prompt.len().saturating_add(max_tokens).min(longest),
             prompt: prompt.len(),
             tokens: prompt,

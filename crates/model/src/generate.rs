@@ -1,7 +1,7 @@
 //! Generating text from a decoder.
 
 use crate::{cache::Cache, decoder::Decoder};
-use keyfold_ops::sample::{Rng, SampleError, Sampler};
+use keyfold_ops::sample::{Repetition, Rng, SampleError, Sampler};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -51,6 +51,10 @@ pub struct Request<'a> {
     pub ends: &'a [u32],
     /// How tokens are chosen.
     pub sampler: Sampler,
+    /// Penalty of tokens that came before ([`Repetition`]); 1 for none.
+    pub repetition_penalty: f32,
+    /// Tokens before the prompt that the cache holds already: they came before too.
+    pub history: &'a [u32],
     /// Ends the generation when it becomes true, also within a long prompt.
     pub interrupt: Option<&'a AtomicBool>,
 }
@@ -58,7 +62,7 @@ pub struct Request<'a> {
 /// Appends the prompt to `cache` and generates; `each` sees every token as it is made and returns whether to go on.
 ///
 /// # Errors
-/// When the logits are not finite.
+/// When the logits are not finite, or a number in the request is out of range.
 ///
 /// # Panics
 /// When the prompt is empty or does not fit the cache.
@@ -70,7 +74,11 @@ pub fn generate(
     mut each: impl FnMut(u32) -> bool,
 ) -> Result<Generation, SampleError> {
     let start = Instant::now();
-    let Request { prompt, max_tokens, ends, sampler, interrupt } = *request;
+    let Request { prompt, max_tokens, ends, sampler, repetition_penalty, history, interrupt } = *request;
+    sampler.validate()?;
+    let mut repetition = Repetition::new(repetition_penalty)?;
+    repetition.see(history);
+    repetition.see(prompt);
     let interrupted = || interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed));
     let size = decoder.chunk_tokens();
     let (first, rest) = prompt.split_at(prompt.len().min(size));
@@ -91,7 +99,10 @@ pub fn generate(
         if tokens.len() >= max_tokens {
             break Stop::MaxTokens;
         }
-        let token = sampler.sample(&logits.to_vec(), rng)?;
+        let mut row = logits.to_vec();
+        repetition.apply(&mut row);
+        let token = sampler.sample(&row, rng)?;
+        repetition.see(&[token]);
         if ends.contains(&token) {
             break Stop::EndOfDocument;
         }

@@ -25,7 +25,15 @@ fn decoder() -> Decoder {
 }
 
 fn request<'a>(prompt: &'a [u32], interrupt: Option<&'a AtomicBool>) -> Request<'a> {
-    Request { prompt, max_tokens: 6, ends: &[], sampler: Sampler::greedy(), interrupt }
+    Request {
+        prompt,
+        max_tokens: 6,
+        ends: &[],
+        sampler: Sampler::greedy(),
+        repetition_penalty: 1.0,
+        history: &[],
+        interrupt,
+    }
 }
 
 #[test]
@@ -62,4 +70,28 @@ fn a_full_cache_and_a_callers_no_end_it() {
     });
     let refused = refused.unwrap();
     assert_eq!((refused.stop, refused.tokens.len()), (Stop::Cancelled, 2));
+}
+
+#[test]
+fn a_repetition_penalty_counts_what_the_cache_holds_already() {
+    let decoder = decoder();
+    let prompt: Vec<u32> = (0..30).map(|i| i * 11 % 50).collect();
+    let write = |penalty: f32, split: usize, history: &[u32]| {
+        let mut cache = decoder.cache(100, DType::F32).unwrap();
+        if split > 0 {
+            decoder.step(&prompt[..split], &mut cache);
+        }
+        let request = Request {
+            max_tokens: 40,
+            repetition_penalty: penalty,
+            history,
+            ..request(&prompt[split..], None)
+        };
+        generate(&decoder, &mut cache, &request, &mut Rng::new(0), |_| true).map(|done| done.tokens)
+    };
+    let distinct = |tokens: &[u32]| tokens.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let (free, penalised) = (write(1.0, 0, &[]).unwrap(), write(5.0, 0, &[]).unwrap());
+    assert!(distinct(&penalised) > distinct(&free), "{penalised:?} {free:?}");
+    assert_eq!(write(5.0, 17, &prompt[..17]).unwrap(), penalised);
+    assert!(write(0.0, 0, &[]).is_err());
 }

@@ -37,8 +37,13 @@ impl Runner for ModelRunner {
     type State = SamplerState;
     type Error = DeviceError;
 
-    fn begin(&mut self, sampling: Sampling, constraint: Option<Box<dyn Constraint>>) -> SamplerState {
-        SamplerState::new(&sampling, constraint)
+    fn begin(
+        &mut self,
+        prompt: &[u32],
+        sampling: Sampling,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> SamplerState {
+        SamplerState::new(prompt, &sampling, constraint)
     }
 
     fn run(

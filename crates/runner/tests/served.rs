@@ -45,7 +45,9 @@ fn cases(vocab: usize, longest: usize) -> Vec<Case> {
             }
             let temperature = if index % 2 == 0 { 0.0 } else { 0.8 };
             let seed = index as u64;
-            cases.push(Case { prompt, sampling: Sampling { temperature, seed, ..Sampling::greedy() } });
+            let repetition_penalty = if index % 3 == 1 { 1.4 } else { 1.0 };
+            let sampling = Sampling { temperature, seed, repetition_penalty, ..Sampling::greedy() };
+            cases.push(Case { prompt, sampling });
         }
     }
     cases
@@ -59,6 +61,8 @@ fn alone(decoder: &Decoder, case: &Case, dtype: DType) -> Vec<u32> {
         max_tokens: TOKENS,
         ends: &[],
         sampler,
+        repetition_penalty: case.sampling.repetition_penalty,
+        history: &[],
         interrupt: None,
     };
     generate(decoder, &mut cache, &request, &mut Rng::new(case.sampling.seed), |_| true).unwrap().tokens

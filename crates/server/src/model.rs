@@ -39,6 +39,8 @@ pub struct Defaults {
     pub top_p: Option<f32>,
     /// 0 without it.
     pub min_p: Option<f32>,
+    /// 1 without it.
+    pub repetition_penalty: Option<f32>,
 }
 
 /// What a token takes in the cache, beside what it would take with attention of as many full heads.

@@ -56,6 +56,8 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         max_tokens: args.max_tokens,
         ends: &defaults.ends,
         sampler,
+        repetition_penalty: args.sampling.repetition_penalty(&defaults)?,
+        history: &[],
         interrupt: None,
     };
     let done = generate(&decoder, &mut cache, &request, &mut rng, |token| {

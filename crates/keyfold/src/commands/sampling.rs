@@ -1,7 +1,7 @@
 //! Options on how tokens are chosen, shared by the commands that write text.
 
 use crate::model_dir::generation::Defaults;
-use keyfold_ops::sample::{SampleError, Sampler};
+use keyfold_ops::sample::{Repetition, SampleError, Sampler};
 
 /// Where neither the command line nor the model says otherwise.
 const TEMPERATURE: f32 = 0.8;
@@ -20,6 +20,9 @@ pub(super) struct SamplingArgs {
     /// Keep tokens at least this fraction as likely as the likeliest one [default: the model's, or 0].
     #[arg(long, value_name = "P")]
     min_p: Option<f32>,
+    /// Divide the logits of tokens that came before by this, or multiply those below zero [default: the model's, or 1].
+    #[arg(long, value_name = "P")]
+    repetition_penalty: Option<f32>,
     /// Seed of the choices.
     #[arg(long, default_value_t = 0, value_name = "S")]
     pub(super) seed: u64,
@@ -28,7 +31,8 @@ pub(super) struct SamplingArgs {
 impl SamplingArgs {
     /// Checks what was given before anything is read.
     pub(super) fn validate(&self) -> Result<(), SampleError> {
-        self.sampler(&Defaults::default()).map(drop)
+        self.sampler(&Defaults::default())?;
+        self.repetition_penalty(&Defaults::default()).map(drop)
     }
 
     /// What was given, and the model's wishes for the rest.
@@ -40,5 +44,11 @@ impl SamplingArgs {
             min_p: self.min_p.or(defaults.min_p).unwrap_or(0.0),
         };
         sampler.validate().map(|()| sampler)
+    }
+
+    /// The penalty that was given, or the model's.
+    pub(super) fn repetition_penalty(&self, defaults: &Defaults) -> Result<f32, SampleError> {
+        let penalty = self.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0);
+        Repetition::new(penalty).map(|_| penalty)
     }
 }

@@ -1,7 +1,7 @@
 //! Options on how a model is served, shared by the commands that serve one, and the service they make.
 
 use super::storage::StorageArgs;
-use crate::model_dir::ModelDir;
+use crate::model_dir::{ModelDir, generation};
 use anyhow::Context;
 use keyfold_core::units;
 use keyfold_engine::{EngineConfig, Lookup, pages};
@@ -93,6 +93,7 @@ impl ServingArgs {
         let dir = ModelDir::open_on(path, self.storage.dtype, device)?;
         let tokenizer = dir.tokenizer()?;
         let wishes = dir.defaults(&tokenizer)?;
+        wishes.validate().with_context(|| dir.path.join(generation::FILE).display().to_string())?;
         let name = self.name.clone().unwrap_or_else(|| default_name(path, &dir.path));
         let mut model = Model::new(name.clone(), tokenizer, dir.config.vocab_size, wishes.ends.clone());
         model.template = match &self.template {
@@ -110,6 +111,7 @@ impl ServingArgs {
             top_k: wishes.top_k,
             top_p: wishes.top_p,
             min_p: wishes.min_p,
+            repetition_penalty: wishes.repetition_penalty,
         };
         model.cache = self.facts(&dir.config, device)?;
         let bytes_per_token = model.cache.bytes_per_token;

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use keyfold_data::Tokenizer;
 use keyfold_model::checkpoint;
+use keyfold_ops::sample::{Repetition, SampleError, Sampler};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -15,6 +16,7 @@ pub(crate) struct Defaults {
     pub(crate) top_k: Option<usize>,
     pub(crate) top_p: Option<f32>,
     pub(crate) min_p: Option<f32>,
+    pub(crate) repetition_penalty: Option<f32>,
 }
 
 /// The file's name in a model folder.
@@ -55,7 +57,21 @@ impl Defaults {
             top_k: top_k.filter(|k| *k > 0).map(|k| k as usize),
             top_p: number("top_p")?,
             min_p: number("min_p")?,
+            repetition_penalty: number("repetition_penalty")?,
         })
+    }
+
+    /// Checks the numbers, for texts that nobody has chosen others for.
+    pub(crate) fn validate(&self) -> Result<(), SampleError> {
+        let any = Sampler::default();
+        Sampler {
+            temperature: self.temperature.unwrap_or(any.temperature),
+            top_k: self.top_k,
+            top_p: self.top_p.unwrap_or(any.top_p),
+            min_p: self.min_p.unwrap_or(any.min_p),
+        }
+        .validate()?;
+        Repetition::new(self.repetition_penalty.unwrap_or(1.0)).map(drop)
     }
 }
 

@@ -159,6 +159,11 @@ fn a_generation_config_sets_how_tokens_are_chosen_and_what_ends_a_text() {
         assert_eq!(write(&[]), greedy, "{keys}");
     }
     assert_ne!(write(&["--top-k", "50", "--temperature", "1"]), greedy);
+    let varied = write(&["--temperature", "0", "--repetition-penalty", "1.5"]);
+    assert_ne!(varied, greedy);
+    fs::write(&config, r#"{"do_sample": false, "repetition_penalty": 1.5}"#).unwrap();
+    assert_eq!(write(&[]), varied);
+    assert_eq!(write(&["--repetition-penalty", "1"]), greedy);
     // The first byte that the text goes on with ends it.
     let next = greedy.as_bytes()["Day 3".len()];
     fs::write(&config, format!(r#"{{"eos_token_id": [3, {next}], "do_sample": false}}"#)).unwrap();

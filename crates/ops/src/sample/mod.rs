@@ -5,10 +5,12 @@ mod cpu;
 mod cuda;
 #[cfg(test)]
 mod reference;
+mod repetition;
 mod rng;
 #[cfg(test)]
 mod tests;
 
+pub use repetition::Repetition;
 pub use rng::Rng;
 
 use crate::{dispatch::by_device, indices::Indices};
@@ -46,6 +48,8 @@ pub enum SampleError {
     TopP(f32),
     /// `min_p` is not between 0 and 1.
     MinP(f32),
+    /// The penalty of tokens that came before is outside [`Repetition::RANGE`].
+    RepetitionPenalty(f32),
     /// The logit of `token` is NaN or positive infinity.
     Logit {
         /// The first such token.
@@ -64,6 +68,10 @@ impl fmt::Display for SampleError {
             Self::TopK => f.write_str("top_k is 0: expected at least 1"),
             Self::TopP(x) => write!(f, "top_p is {x}: expected a number above 0 and at most 1"),
             Self::MinP(x) => write!(f, "min_p is {x}: expected a number from 0 to 1"),
+            Self::RepetitionPenalty(x) => {
+                let (least, most) = (Repetition::RANGE.start(), Repetition::RANGE.end());
+                write!(f, "repetition_penalty is {x}: expected a number from {least} to {most}")
+            }
             Self::Logit { token, value } => write!(f, "the logit of token {token} is {value}: cannot sample"),
             Self::NoToken => f.write_str("no token has a logit above negative infinity: cannot sample"),
         }

@@ -126,3 +126,38 @@ fn impossible_requests_are_errors() {
     let message = SampleError::Logit { token: 3, value: f32::NAN }.to_string();
     assert_eq!(message, "the logit of token 3 is NaN: cannot sample");
 }
+
+#[test]
+fn repetition_is_penalised_as_transformers_does() {
+    // What RepetitionPenaltyLogitsProcessor of transformers 5.23.0 makes of these logits.
+    let logits = [1.5, -0.75, 0.0, 2.25, -3.0, 0.125, 1.0];
+    let cases: [(f32, &[u32], [f32; 7]); 3] = [
+        (1.3, &[3, 1, 3, 2], [1.5, -0.974_999_96, 0.0, 1.730_769_3, -3.0, 0.125, 1.0]),
+        (0.8, &[0, 4], [1.875, -0.75, 0.0, 2.25, -2.4, 0.125, 1.0]),
+        (1.0, &[0, 1, 2, 3], logits),
+    ];
+    for (penalty, tokens, want) in cases {
+        let mut repetition = Repetition::new(penalty).expect("in range");
+        let (first, rest) = tokens.split_at(1);
+        repetition.see(first);
+        repetition.see(rest);
+        let mut changed = logits;
+        repetition.apply(&mut changed);
+        assert_eq!(changed, want, "{penalty}");
+        assert_eq!(repetition.is_off(), penalty == 1.0);
+    }
+    // Tokens at the ends of words of bits; what is ruled out stays so, and one beyond the logits is nobody.
+    let mut repetition = Repetition::new(2.0).expect("in range");
+    repetition.see(&[63, 64, 127, 128, 1000]);
+    let mut row = vec![1.0f32; 129];
+    row[127] = f32::NEG_INFINITY;
+    repetition.apply(&mut row);
+    let changed: Vec<usize> = (0..row.len()).filter(|i| row[*i] != 1.0).collect();
+    assert_eq!(changed, [63, 64, 127, 128]);
+    assert_eq!((row[64], row[127]), (0.5, f32::NEG_INFINITY));
+    for penalty in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-30] {
+        assert!(matches!(Repetition::new(penalty), Err(SampleError::RepetitionPenalty(_))), "{penalty}");
+    }
+    let message = SampleError::RepetitionPenalty(0.0).to_string();
+    assert_eq!(message, "repetition_penalty is 0: expected a number from 0.01 to 100");
+}

@@ -1,13 +1,15 @@
 //! Choosing tokens: penalties and biases on logits, then the sampler that all commands share.
 
 use keyfold_engine::{Constraint, Failure, Logprobs, Sampling, Token};
-use keyfold_ops::sample::{Rng, Sampler};
+use keyfold_ops::sample::{Repetition, Rng, SampleError, Sampler};
 use std::{cmp::Ordering, collections::HashMap};
 
 /// What is remembered from token to token of a request.
 pub struct SamplerState {
     sampler: Sampler,
     rng: Rng,
+    /// An error ends the request when its first token is to be chosen.
+    repetition: Result<Repetition, SampleError>,
     frequency_penalty: f32,
     presence_penalty: f32,
     bias: Vec<(u32, f32)>,
@@ -19,8 +21,13 @@ pub struct SamplerState {
 }
 
 impl SamplerState {
-    pub(crate) fn new(sampling: &Sampling, constraint: Option<Box<dyn Constraint>>) -> Self {
+    pub(crate) fn new(prompt: &[u32], sampling: &Sampling, constraint: Option<Box<dyn Constraint>>) -> Self {
+        let mut repetition = Repetition::new(sampling.repetition_penalty);
+        if let Ok(repetition) = &mut repetition {
+            repetition.see(prompt);
+        }
         Self {
+            repetition,
             sampler: Sampler {
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,
@@ -48,14 +55,19 @@ impl SamplerState {
     /// # Shapes
     /// - logits: `[vocabulary]`
     pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<(Token, bool), Failure> {
+        let repetition = self.repetition.as_ref().map_err(|error| Failure(error.to_string()))?;
         let penalised = self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
-        let id = if penalised || !self.bias.is_empty() || self.constraint.is_some() {
+        let changed = penalised || !repetition.is_off() || !self.bias.is_empty() || self.constraint.is_some();
+        let id = if changed {
             self.change(logits)?;
             self.sampler.sample(&self.changed, &mut self.rng)
         } else {
             self.sampler.sample(logits, &mut self.rng)
         };
         let id = id.map_err(|error| Failure(error.to_string()))?;
+        if let Ok(repetition) = &mut self.repetition {
+            repetition.see(&[id]);
+        }
         if penalised {
             *self.counts.entry(id).or_default() += 1;
         }
@@ -71,6 +83,9 @@ impl SamplerState {
     fn change(&mut self, logits: &[f32]) -> Result<(), Failure> {
         self.changed.clear();
         self.changed.extend_from_slice(logits);
+        if let Ok(repetition) = &self.repetition {
+            repetition.apply(&mut self.changed);
+        }
         for (token, count) in &self.counts {
             if let Some(logit) = self.changed.get_mut(*token as usize) {
                 *logit -= self.frequency_penalty * *count as f32 + self.presence_penalty;

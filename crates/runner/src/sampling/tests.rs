@@ -3,7 +3,7 @@ use super::*;
 fn state(change: impl FnOnce(&mut Sampling)) -> SamplerState {
     let mut sampling = Sampling::greedy();
     change(&mut sampling);
-    SamplerState::new(&sampling, None)
+    SamplerState::new(&[], &sampling, None)
 }
 
 fn chosen(state: &mut SamplerState, logits: &[f32], count: usize) -> Vec<u32> {
@@ -62,4 +62,19 @@ fn numbers_that_are_none_end_the_request() {
     assert!(state(|_| ()).choose(&[0.0, f32::NAN]).is_err());
     let error = state(|s| s.logit_bias = vec![(0, 1.0)]).choose(&[f32::NEG_INFINITY]).expect_err("no token");
     assert!(error.to_string().contains("no token"), "{error}");
+}
+
+#[test]
+fn tokens_of_the_prompt_and_the_text_become_less_likely() {
+    let logits = [3.0, 2.0, 1.9, -1.0];
+    let state = |prompt: &[u32], penalty: f32| {
+        let sampling = Sampling { repetition_penalty: penalty, ..Sampling::greedy() };
+        SamplerState::new(prompt, &sampling, None)
+    };
+    assert_eq!(chosen(&mut state(&[0, 0], 1.0), &logits, 2), [0, 0]);
+    // 3 / 2 for the prompt's token, then the others as they come; all are seen once only.
+    assert_eq!(chosen(&mut state(&[0], 2.0), &logits, 4), [1, 2, 0, 0]);
+    assert_eq!(chosen(&mut state(&[], 2.0), &logits, 4), [0, 1, 2, 0]);
+    assert!(state(&[], 0.0).choose(&logits).is_err());
+    assert_eq!(keyfold_engine::REPETITION_PENALTY, Repetition::RANGE, "what is let in can be computed");
 }

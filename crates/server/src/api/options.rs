@@ -6,7 +6,7 @@ use crate::{
     error::{ApiError, Kind},
     model::Model,
 };
-use keyfold_engine::Sampling;
+use keyfold_engine::{REPETITION_PENALTY, Sampling};
 use serde_json::{Value, json};
 
 /// What a text is to be like.
@@ -32,6 +32,7 @@ pub struct Options {
     top_p: Option<f32>,
     top_k: Option<usize>,
     min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
     frequency_penalty: f32,
     presence_penalty: f32,
     logit_bias: Vec<(u32, f32)>,
@@ -99,6 +100,7 @@ impl Options {
             top_p: fields.number("top_p", f32::MIN_POSITIVE..=1.0)?,
             top_k: fields.count("top_k", 0..=usize::MAX)?,
             min_p: fields.number("min_p", 0.0..=1.0)?,
+            repetition_penalty: fields.number("repetition_penalty", REPETITION_PENALTY)?,
             frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
             presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
             logit_bias: biases(fields)?,
@@ -138,6 +140,7 @@ impl Options {
             top_k: self.top_k.or(defaults.top_k).filter(|k| *k > 0),
             top_p: self.top_p.or(defaults.top_p).unwrap_or(1.0),
             min_p: self.min_p.or(defaults.min_p).unwrap_or(0.0),
+            repetition_penalty: self.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
             seed: seed.wrapping_add(number as u64),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,

@@ -51,6 +51,7 @@ fn wrong_values_are_named() {
         (json!({"prompt": "a", "temperature": "hot"}), "temperature"),
         (json!({"prompt": "a", "temperature": 2.1}), "temperature"),
         (json!({"prompt": "a", "top_p": 0}), "top_p"),
+        (json!({"prompt": "a", "repetition_penalty": 0}), "repetition_penalty"),
         (json!({"prompt": "a", "n": 0}), "n"),
         (json!({"prompt": "a", "n": 1e9}), "n"),
         (json!({"prompt": "a", "max_tokens": -1}), "max_tokens"),

@@ -51,6 +51,22 @@ fn many_prompts_and_texts_come_in_order() {
 }
 
 #[test]
+fn a_repetition_penalty_reaches_the_engine() {
+    let server = Setup::default().start();
+    let ask = |penalty: Value| {
+        let body = json!({"prompt": "ab", "max_tokens": 12, "temperature": 1.0, "seed": 2, "repetition_penalty": penalty});
+        server.post("/v1/completions", &body).ok()["choices"][0]["text"].clone()
+    };
+    let want = |repetition_penalty| {
+        let sampling = Sampling { temperature: 1.0, seed: 2, repetition_penalty, ..greedy() };
+        text("ab", &sampling, 12)
+    };
+    assert_eq!(ask(json!(1.25)), want(1.25));
+    assert_eq!(ask(Value::Null), want(1.0));
+    assert_ne!(want(1.25), want(1.0));
+}
+
+#[test]
 fn a_stop_string_ends_a_text() {
     let server = Setup::default().start();
     let whole = text("ab", &greedy(), 30);

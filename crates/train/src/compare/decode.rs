@@ -46,7 +46,15 @@ pub fn bench_decode(
     let run = |prompt: &[u32], seed| {
         let capacity = (prompt.len() + new).min(longest);
         let mut cache = decoder.cache(capacity, dtype).map_err(|error| TrainError::Model(error.into()))?;
-        let request = Request { prompt, max_tokens: new, ends: &[], sampler, interrupt: None };
+        let request = Request {
+            prompt,
+            max_tokens: new,
+            ends: &[],
+            sampler,
+            repetition_penalty: 1.0,
+            history: &[],
+            interrupt: None,
+        };
         generate(&decoder, &mut cache, &request, &mut Rng::new(seed), |_| true)
             .map_err(|error| RunError::Train(TrainError::Sample(error)))
     };

@@ -65,6 +65,7 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     let defaults = model.defaults(&tokenizer)?;
     let options = Options {
         sampler: args.sampling.sampler(&defaults)?,
+        repetition_penalty: args.sampling.repetition_penalty(&defaults)?,
         ends: defaults.ends,
         max_tokens: args.max_tokens,
         system: args.system.clone(),

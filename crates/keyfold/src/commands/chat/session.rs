@@ -9,6 +9,7 @@ use std::{sync::atomic::AtomicBool, time::Duration};
 /// How answers are made.
 pub(super) struct Options {
     pub(super) sampler: Sampler,
+    pub(super) repetition_penalty: f32,
     /// Tokens that end an answer.
     pub(super) ends: Vec<u32>,
     pub(super) max_tokens: usize,
@@ -137,9 +138,16 @@ impl<'a> Session<'a> {
         let reused = shared.min(ids.len() - 1);
         self.cache.truncate(reused);
         self.cached.truncate(reused);
-        let Options { sampler, ref ends, max_tokens, .. } = self.options;
-        let request =
-            Request { prompt: &ids[reused..], max_tokens, ends, sampler, interrupt: Some(interrupt) };
+        let Options { sampler, repetition_penalty, ref ends, max_tokens, .. } = self.options;
+        let request = Request {
+            prompt: &ids[reused..],
+            max_tokens,
+            ends,
+            sampler,
+            repetition_penalty,
+            history: &ids[..reused],
+            interrupt: Some(interrupt),
+        };
         let mut text = StreamDecoder::new();
         let mut begun = false;
         let done = generate(self.decoder, &mut self.cache, &request, &mut self.rng, |token| {
