@@ -39,6 +39,16 @@ pub fn file(valid: &[u8], input: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Runs `work` without the hook that ends the process at any panic, for libraries whose panics the code under test catches; one
+/// that comes out of `work` still ends the process.
+pub fn catching<T>(work: impl FnOnce() -> T) -> T {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = work();
+    std::panic::set_hook(hook);
+    result
+}
+
 /// A run of a tiny model on a text in [`folder`].
 pub fn run_config() -> RunConfig {
     let text = write(
