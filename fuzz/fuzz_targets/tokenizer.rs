@@ -8,7 +8,9 @@ fuzz_target!(|data: &[u8]| {
     let Ok(tokenizer) = keyfold_fuzz::catching(|| Tokenizer::load(&path)) else { return };
     assert!((tokenizer.eos() as usize) < tokenizer.vocab_size());
     let text = "the cat, 42 times: \u{e9}\u{1f408}<|endoftext|>";
-    let encoded = [tokenizer.encode(text), tokenizer.encode_sequence(text), tokenizer.encode_with_specials(text)];
+    let encoded = keyfold_fuzz::catching(|| {
+        [tokenizer.encode(text), tokenizer.encode_sequence(text), tokenizer.encode_with_specials(text)]
+    });
     for ids in encoded.into_iter().flatten() {
         assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
         let mut stream = StreamDecoder::new();

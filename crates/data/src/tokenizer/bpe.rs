@@ -1,5 +1,6 @@
 //! The side of the tokenizer that talks to the Hugging Face library.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use tokenizers::models::TrainerWrapper;
@@ -64,10 +65,12 @@ impl Bpe {
 }
 
 fn encode(library: &Library, text: &str, around: bool) -> Result<Vec<u32>> {
-    let encoding = library
-        .encode_fast(text, around)
-        .map_err(|e| DataError::TokenizerLibrary { action: "encode", reason: e.to_string() })?;
-    Ok(encoding.get_ids().to_vec())
+    let failed = |reason: String| DataError::TokenizerLibrary { action: "encode", reason };
+    // As when a file is read: an assertion in the library is that file's fault.
+    let run =
+        AssertUnwindSafe(|| library.encode_fast(text, around).map(|encoding| encoding.get_ids().to_vec()));
+    let ids = catch_unwind(run).map_err(|_| failed("the tokenizer is inconsistent".to_owned()))?;
+    ids.map_err(|e| failed(e.to_string()))
 }
 
 /// Reads everything from the library's tokenizer that the crate needs to know. `eos` names the

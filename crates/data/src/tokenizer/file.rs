@@ -24,7 +24,16 @@ pub(super) fn load(path: &Path) -> Result<Tokenizer> {
     // it, which must not end a server or a training run.
     let read = std::panic::AssertUnwindSafe(|| {
         let library = tokenizers::Tokenizer::from_bytes(&content).map_err(|e| e.to_string())?;
-        bpe::from_library(library, eos.as_deref())
+        let tokenizer = bpe::from_library(library, eos.as_deref())?;
+        // What is put around a text may name tokens that the file has not, which shows only now.
+        let ids = tokenizer.encode_sequence("a").map_err(|e| e.to_string())?;
+        match ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
+            None => Ok(tokenizer),
+            Some(id) => Err(format!(
+                "post_processor puts the token {id} beside a text: expected ids below {}",
+                tokenizer.vocab_size()
+            )),
+        }
     });
     std::panic::catch_unwind(read).map_err(|_| wrong("the file is inconsistent".to_string()))?.map_err(wrong)
 }

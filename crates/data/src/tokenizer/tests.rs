@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -123,6 +124,32 @@ fn broken_files_give_errors_that_name_them() {
     std::fs::write(&path, words).unwrap();
     let error = Tokenizer::load(&path).unwrap_err().to_string();
     assert!(error.contains("byte-level"), "{error}");
+}
+
+#[test]
+fn a_template_with_a_token_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    small_bpe().save(folder.path()).unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let mut file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let special = json!({"SpecialToken": {"id": "<begin>", "type_id": 0}});
+    let mut write = |tokens: Value| {
+        file["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [special, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": tokens,
+        });
+        std::fs::write(&path, file.to_string()).unwrap();
+        Tokenizer::load(&path)
+    };
+    let whole = write(json!({"<begin>": {"id": "<begin>", "ids": [3], "tokens": ["<begin>"]}})).unwrap();
+    assert_eq!(whole.encode_sequence("a").unwrap()[0], 3);
+    let error = write(json!({})).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("inconsistent"), "{error}");
+    let far = json!({"<begin>": {"id": "<begin>", "ids": [9_999_999], "tokens": ["<begin>"]}});
+    let error = write(far).unwrap_err().to_string();
+    assert!(error.contains("the token 9999999 beside a text"), "{error}");
 }
 
 #[test]
