@@ -16,6 +16,9 @@ use keyfold_ops::{cast, linear};
 use keyfold_tensor::{Arena, Device, Tensor};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// Bytes of unused buffers that are kept whatever batches need.
+const POOL_SLACK: usize = 16 << 20;
+
 /// A model that generates: attention in the form that reads a cache. It computes where its weights lie.
 pub struct Decoder {
     id: u64,
@@ -150,7 +153,19 @@ impl Decoder {
             return logits;
         }
         let inputs = Inputs::new(batch, cache.page_size(), None, &self.arena);
-        self.compute(batch, &inputs, cache, &self.arena)
+        let logits = self.compute(batch, &inputs, cache, &self.arena);
+        self.bound_pool();
+        logits
+    }
+
+    /// Batches come in all sizes, and each leaves buffers of its own sizes in the pool: together they may not be much more
+    /// than what the largest batch needs.
+    fn bound_pool(&self) {
+        let stats = self.arena.stats();
+        let (idle, largest) = (stats.reserved - stats.live, stats.peak - stats.live);
+        if idle > 2 * largest + POOL_SLACK {
+            self.arena.trim();
+        }
     }
 
     /// [`Decoder::forward`] of what `inputs` say of `batch`, values in the memory of `arena`.
@@ -213,3 +228,6 @@ fn rows(x: &Tensor, wanted: &[usize], arena: &Arena) -> Tensor {
     }
     rows
 }
+
+#[cfg(test)]
+mod tests;
