@@ -159,8 +159,11 @@ impl Decoder {
     }
 
     /// Batches come in all sizes, and each leaves buffers of its own sizes in the pool: together they may not be much more
-    /// than what the largest batch needs.
+    /// than what the largest batch needs. On a device, where giving memory back stops all work, the pool itself joins sizes.
     fn bound_pool(&self) {
+        if self.arena.device() != Device::Cpu {
+            return;
+        }
         let stats = self.arena.stats();
         let (idle, largest) = (stats.reserved - stats.live, stats.peak - stats.live);
         if idle > 2 * largest + POOL_SLACK {
