@@ -152,7 +152,7 @@ def main():
     options = argparse.ArgumentParser()
     for name in ("keyfold", "model", "out"):
         options.add_argument("--" + name, required=True)
-    for name, value in dict(seconds=600, clients=32, seed=0, growth_mib=32).items():
+    for name, value in dict(seconds=600, clients=32, seed=0, growth_mib=64).items():
         options.add_argument("--" + name, type=int, default=value)
     o = options.parse_args()
     out = pathlib.Path(o.out)
