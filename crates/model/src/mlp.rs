@@ -69,10 +69,7 @@ impl Mlp {
 
 impl Gated {
     fn forward(&self, tape: &mut Tape, x: &Var) -> Var {
-        let gate_up = tape.project_later(x, &self.gate_up);
-        let activated = tape.glu(self.activation, &gate_up);
-        drop(gate_up);
-        tape.linear_later(&activated, &self.down)
+        tape.mlp(self.activation, x, &self.gate_up, &self.down)
     }
 }
 

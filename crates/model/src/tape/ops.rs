@@ -20,7 +20,7 @@ use keyfold_ops::{
     tpa,
     value_map::{self, GateGradient},
 };
-use keyfold_tensor::Tensor;
+use keyfold_tensor::{Device, Tensor};
 use std::sync::Arc;
 
 /// Heads inside a value: channel c of head h of token t is at column `h * stride + c` of row t.
@@ -128,17 +128,19 @@ impl Tape {
 
     /// `x` [T, in] through all matrices of `w`, outputs side by side: [T, sum of out].
     pub fn project(&mut self, x: &Var, w: &Projection) -> Var {
-        let out = self.activations(x.rows(), w.outputs());
+        let mut out = self.activations(x.rows(), w.outputs());
+        let parts: Vec<&Tensor> = w.parts.iter().map(|part| &part.value).collect();
+        let bias = w.bias.as_ref().map(|bias| &bias.value);
         let mut column = 0;
-        for part in &w.parts {
-            let width = part.value.rows();
-            let mut columns = out.columns(column, width);
-            let bias = w.bias.as_ref().map(|bias| bias.value.columns(column, width));
-            if !self.of_norm(x, &part.value, bias.as_ref(), &mut columns) {
-                self.settle();
-                linear::forward(x.value(), &part.value, bias.as_ref(), &mut columns, false);
-            }
-            column += width;
+        let fused = parts.iter().all(|part| {
+            let mut columns = out.columns(column, part.rows());
+            let bias = bias.map(|bias| bias.columns(column, part.rows()));
+            column += part.rows();
+            self.of_norm(x, part, bias.as_ref(), &mut columns)
+        });
+        if !fused {
+            self.settle();
+            linear::forward_joined(x.value(), &parts, bias, &mut out);
         }
         let out = self.var_of(out);
         if self.recording {
@@ -375,6 +377,20 @@ impl Tape {
                 g.add(&from, d_gate_up);
             });
         }
+        out
+    }
+
+    /// A whole gated MLP of `x` [T, in] where nothing is recorded: [T, out of `down`].
+    pub fn mlp(&mut self, activation: Activation, x: &Var, gate_up: &Projection, down: &Param) -> Var {
+        if self.recording || self.arena.device() != Device::Cpu {
+            let gate_up = self.project_later(x, gate_up);
+            let activated = self.glu(activation, &gate_up);
+            drop(gate_up);
+            return self.linear_later(&activated, down);
+        }
+        let mut out = self.output(x.rows(), down.value.rows());
+        let parts: Vec<&Tensor> = gate_up.parts.iter().map(|part| &part.value).collect();
+        glu::mlp(activation, x.value(), &parts, &down.value, &mut out.tensor);
         out
     }
 

@@ -202,6 +202,53 @@ fn few_rows_are_the_same_in_any_company() {
     }
 }
 
+/// Rows that are packed once for several weights: as packed for each, to the last bit, on any number of threads.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn rows_are_the_same_packed_once() {
+    if !amx::available() {
+        return println!("skipped: this machine has no AMX");
+    }
+    for parts in [amx::Parts::One, amx::Parts::Two, amx::Parts::Three] {
+        for (m, widths, k) in [
+            (1, vec![1], 1),
+            (65, vec![40, 33], 31),
+            (97, vec![64, 7, 1], 300),
+            (70, vec![576, 192, 192], 576),
+            (1100, vec![70], 1543),
+        ] {
+            let a = Operand::new(1, m, k, false, |x| x);
+            let weights: Vec<_> =
+                widths.iter().map(|n| Operand::new(2 + *n as u64, k, *n, true, bf16::from_f32)).collect();
+            for (accumulate, alpha) in [(false, 1.0), (true, -0.75)] {
+                let starts: Vec<_> = widths.iter().map(|n| random(9, m * n)).collect();
+                let outs = |run: &dyn Fn(Vec<ViewMut<'_>>)| {
+                    let mut outs = starts.clone();
+                    let views = outs.iter_mut().zip(&widths);
+                    // SAFETY: `outs` hold the rows.
+                    run(views.map(|(out, n)| unsafe { ViewMut::new(out.as_mut_ptr(), m, *n, *n) }).collect());
+                    outs
+                };
+                let want = outs(&|outs| {
+                    for (out, weight) in outs.into_iter().zip(&weights) {
+                        let (a, b) = (a.view(), weight.view());
+                        amx::run(Product { out, accumulate, alpha, a, b }, parts);
+                    }
+                });
+                for threads in [1, 2, 5] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let got = outs(&|outs| {
+                        let targets = outs.into_iter().zip(&weights);
+                        let targets = targets.map(|(out, w)| Target { weight: w.view().t(), out, accumulate });
+                        pool.install(|| amx::many::run(a.view(), alpha, &targets.collect::<Vec<_>>(), parts));
+                    });
+                    assert!(got == want, "{parts:?} {m} x {widths:?} x {k}, {accumulate}, {threads} threads");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn long_sums_and_several_blocks() {
     for path in paths() {

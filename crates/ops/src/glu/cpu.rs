@@ -1,7 +1,10 @@
 //! One pass over memory; the sigmoid is recomputed in the backward rather than kept.
 
 use super::{Activation, GELU_CUBE, GELU_SCALE};
-use crate::simd::{Kernel, Rows, block_rows, for_lanes, launch, sigmoid};
+use crate::{
+    gemm::{Gate, View, ViewMut, gated_mlp},
+    simd::{Kernel, Rows, block_rows, for_lanes, launch, sigmoid},
+};
 use keyfold_tensor::Tensor;
 use pulp::Simd;
 use std::{marker::PhantomData, ops::Range};
@@ -13,6 +16,15 @@ pub(super) fn forward(activation: Activation, gate_up: &Tensor, out: &mut Tensor
     }
 }
 
+/// See [`super::mlp`]; false where it was not done.
+pub(super) fn mlp(activation: Activation, x: &Tensor, weights: [&Tensor; 3], out: &mut Tensor) -> bool {
+    let (x, weights, out) = (View::of(x), weights.map(View::of_bf16), ViewMut::of(out));
+    match activation {
+        Activation::Silu => gated_mlp::<Silu>(x, weights, out),
+        Activation::GeluTanh => gated_mlp::<GeluTanh>(x, weights, out),
+    }
+}
+
 pub(super) fn backward(activation: Activation, gate_up: &Tensor, d_out: &Tensor, d_gate_up: &mut Tensor) {
     match activation {
         Activation::Silu => backward_of::<Silu>(gate_up, d_out, d_gate_up),
@@ -21,7 +33,7 @@ pub(super) fn backward(activation: Activation, gate_up: &Tensor, d_out: &Tensor,
 }
 
 /// The `g` of an activation `x * sigmoid(g(x))`.
-trait Argument: Sync {
+trait Argument: Send + Sync {
     fn value<S: Simd>(simd: S, x: S::f32s) -> S::f32s;
     fn slope<S: Simd>(simd: S, x: S::f32s) -> S::f32s;
 }
@@ -54,6 +66,13 @@ impl Argument for GeluTanh {
     fn slope<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         let cube = simd.splat_f32s((3.0 * GELU_SCALE * GELU_CUBE) as f32);
         simd.mul_add_e_f32s(simd.mul_f32s(x, x), cube, simd.splat_f32s(GELU_SCALE as f32))
+    }
+}
+
+impl<A: Argument> Gate for A {
+    #[inline(always)]
+    fn gated<S: Simd>(simd: S, gate: S::f32s, up: S::f32s) -> S::f32s {
+        simd.mul_f32s(simd.mul_f32s(gate, sigmoid(simd, A::value(simd, gate))), up)
     }
 }
 
@@ -99,9 +118,8 @@ impl<A: Argument> Kernel for Forward<A> {
                 #[inline(always)]
                 // SAFETY: as above.
                 |lanes| unsafe {
-                    let gate = lanes.load(simd, gate);
-                    let activated = simd.mul_f32s(gate, sigmoid(simd, A::value(simd, gate)));
-                    lanes.store(simd, out, simd.mul_f32s(activated, lanes.load(simd, up)));
+                    let (gate, up) = (lanes.load(simd, gate), lanes.load(simd, up));
+                    lanes.store(simd, out, A::gated(simd, gate, up));
                 },
             );
         }

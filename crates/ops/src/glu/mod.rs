@@ -8,7 +8,12 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::dispatch::by_device;
+use crate::{
+    dispatch::{by_device, cpu_only},
+    linear,
+    simd::scratch,
+};
+use keyfold_core::DType;
 use keyfold_tensor::Tensor;
 
 /// The activation of the gate: `x * sigmoid(g(x))` with a `g` of its own.
@@ -37,6 +42,52 @@ const GELU_CUBE: f64 = 0.044_715;
 pub fn forward(activation: Activation, gate_up: &Tensor, out: &mut Tensor) {
     check("glu", gate_up, out);
     by_device!(out, cpu::forward(activation, gate_up, out), cuda::forward(activation, gate_up, out));
+}
+
+/// A whole gated MLP: `out = (activation(x gate^T) * (x up^T)) down^T`.
+///
+/// The same values, to the last bit, as [`linear::forward_joined`], [`forward`] and [`linear::forward`] one after the
+/// other, without their intermediate values in memory where that is faster.
+///
+/// # Shapes
+/// - x: `[tokens, in]`, f32
+/// - gate_up: `[gate; up]`, `[2 * width, in]` in all, one matrix or two of equal height, f32 or bf16
+/// - down: `[out, width]`
+/// - out: `[tokens, out]`
+///
+/// # Panics
+/// When the shapes do not fit, or for tensors of a GPU.
+pub fn mlp(activation: Activation, x: &Tensor, gate_up: &[&Tensor], down: &Tensor, out: &mut Tensor) {
+    let rows: usize = gate_up.iter().map(|w| w.rows()).sum();
+    assert_eq!(rows, 2 * down.cols(), "glu::mlp: gate and up for a down projection of {} inputs", down.cols());
+    assert_eq!(
+        (x.rows(), down.rows()),
+        (out.rows(), out.cols()),
+        "glu::mlp: rows and outputs of the down projection, for this output"
+    );
+    cpu_only!(x, "a gated MLP in one go", mlp_cpu(activation, x, gate_up, down, out));
+}
+
+fn mlp_cpu(activation: Activation, x: &Tensor, gate_up: &[&Tensor], down: &Tensor, out: &mut Tensor) {
+    let width = down.cols();
+    let halves = match gate_up {
+        [both] => Some([both.row_range(0, width), both.row_range(width, width)]),
+        [gate, up] if gate.rows() == width => Some([(*gate).clone(), (*up).clone()]),
+        _ => None,
+    };
+    if let Some([gate, up]) = halves
+        && [&gate, &up, down].iter().all(|w| w.dtype() == DType::Bf16 && w.is_contiguous())
+        && gate.cols() == x.cols()
+        && up.cols() == x.cols()
+        && cpu::mlp(activation, x, [&gate, &up, down], out)
+    {
+        return;
+    }
+    let mut sums = scratch(x.rows(), 2 * width);
+    linear::forward_joined(x, gate_up, None, &mut sums);
+    let mut hidden = scratch(x.rows(), width);
+    forward(activation, &sums, &mut hidden);
+    linear::forward(&hidden, down, None, out, false);
 }
 
 /// `d_gate_up`, overwritten, from `d_out`. `d_gate_up` may be `gate_up`.

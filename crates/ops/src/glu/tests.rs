@@ -67,3 +67,57 @@ fn large_inputs_saturate() {
         assert_eq!(d_gate_up.to_vec(), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 200.0, 1e4]);
     });
 }
+
+/// A whole MLP: near the reference, and the very values of its steps.
+#[test]
+fn mlp_is_its_steps() {
+    let arena = Arena::poisoned();
+    for dtype in [DType::F32, DType::Bf16] {
+        for (tokens, input, width, output) in
+            [(1, 5, 3, 4), (16, 64, 32, 32), (65, 33, 31, 35), (70, 100, 97, 40), (200, 576, 200, 576)]
+        {
+            let matrix = |seed, rows, cols| {
+                let mut w = arena.tensor(rows, cols, dtype);
+                w.write(&random(seed, rows * cols));
+                w
+            };
+            let gate_up = matrix(1, 2 * width, input);
+            let down = matrix(2, output, width);
+            let values = random(3, tokens * input);
+            let x = strided(&arena, tokens, input, &values);
+            for activation in ACTIVATIONS {
+                let mut sums = empty(&arena, tokens, 2 * width);
+                linear::forward_joined(&x, &[&gate_up], None, &mut sums);
+                let mut hidden = empty(&arena, tokens, width);
+                forward(activation, &sums, &mut hidden);
+                let mut want = empty(&arena, tokens, output);
+                linear::forward(&hidden, &down, None, &mut want, false);
+                let halves = [gate_up.row_range(0, width), gate_up.row_range(width, width)];
+                for parts in [vec![&gate_up], vec![&halves[0], &halves[1]]] {
+                    for threads in [1, 2, 5] {
+                        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                        let mut out = empty(&arena, tokens, output);
+                        pool.install(|| mlp(activation, &x, &parts, &down, &mut out));
+                        assert!(out.to_vec() == want.to_vec(), "{tokens} {input} {width} {output} {dtype}");
+                    }
+                }
+                let product = |x: &[f64], w: &Tensor| -> Vec<f64> {
+                    let (w, k) = (to_f64(&w.to_vec()), w.cols());
+                    let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+                    x.chunks_exact(k).flat_map(|x| w.chunks_exact(k).map(|w| dot(x, w)).collect::<Vec<_>>()).collect()
+                };
+                let sums = product(&to_f64(&values), &gate_up);
+                let exact = product(&reference::forward(activation, &sums, width), &down);
+                assert_close("mlp", &want.to_vec(), &exact, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "glu::mlp: gate and up for a down projection of 3 inputs")]
+fn mlp_shapes_are_checked() {
+    let arena = Arena::new();
+    let zeros = |rows, cols| arena.zeros(rows, cols, DType::F32);
+    mlp(Activation::Silu, &zeros(2, 5), &[&zeros(5, 5)], &zeros(4, 3), &mut zeros(2, 4));
+}

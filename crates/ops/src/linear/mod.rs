@@ -21,7 +21,7 @@ use crate::{
     parallel::for_each_row_block,
 };
 use keyfold_core::DType;
-use keyfold_tensor::Tensor;
+use keyfold_tensor::{Device, Tensor};
 
 /// `out (+)= x w^T (+ bias)`.
 ///
@@ -38,6 +38,45 @@ pub fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, 
     check("linear::forward", x, w, out);
     check_bias("linear::forward", bias, out);
     by_device!(out, forward_cpu(x, w, bias, out, accumulate), cuda::forward(x, w, bias, out, accumulate));
+}
+
+/// `out = x [w_0; w_1; ..]^T (+ bias)`: the outputs of several weights side by side, with what they read prepared once.
+///
+/// # Shapes
+/// `x` [T, in], `ws` each [out, in] and contiguous, `bias` [1, sum of out], `out` [T, sum of out].
+///
+/// # Panics
+/// As [`forward`], and when the outputs are not as many as the columns of `out`.
+pub fn forward_joined(x: &Tensor, ws: &[&Tensor], bias: Option<&Tensor>, out: &mut Tensor) {
+    let outputs: usize = ws.iter().map(|w| w.rows()).sum();
+    assert_eq!(outputs, out.cols(), "linear::forward_joined: outputs of all weights, and columns");
+    let mut column = 0;
+    let mut parts: Vec<(&Tensor, Tensor)> = Vec::with_capacity(ws.len());
+    for w in ws {
+        parts.push((w, out.columns(column, w.rows())));
+        column += w.rows();
+    }
+    let few = x.rows() <= gemm::FEW_ROWS || ws.iter().any(|w| w.dtype() != DType::Bf16);
+    if few || ws.len() < 2 || x.device() != Device::Cpu {
+        let mut column = 0;
+        for (w, out) in &mut parts {
+            let bias = bias.map(|bias| bias.columns(column, w.rows()));
+            forward(x, w, bias.as_ref(), out, false);
+            column += w.rows();
+        }
+        return;
+    }
+    check_bias("linear::forward_joined", bias, out);
+    parts.iter().for_each(|(w, out)| check("linear::forward_joined", x, w, out));
+    if let Some(bias) = bias {
+        add_bias(bias, out, false);
+    }
+    let targets = parts.iter_mut().map(|(w, out)| gemm::Target {
+        weight: View::of_bf16(w),
+        out: ViewMut::of(out),
+        accumulate: bias.is_some(),
+    });
+    gemm::gemm_targets(View::of(x), targets.collect());
 }
 
 fn forward_cpu(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, accumulate: bool) {

@@ -166,3 +166,46 @@ fn bias_gradients_are_column_sums() {
         assert_close("d_bias accumulated", &d_bias.to_vec(), &sum(&start, &want), 1e-5);
     }
 }
+
+/// As each weight by itself, to the last bit.
+#[test]
+fn weights_side_by_side() {
+    let arena = Arena::poisoned();
+    for dtype in [DType::F32, DType::Bf16] {
+        for t in [1, 3, 40, 64, 65, 130] {
+            let (input, widths) = (97, [40, 33, 1]);
+            let x = strided(&arena, t, input, &random(1, t * input));
+            let ws: Vec<Tensor> = widths
+                .iter()
+                .map(|n| {
+                    let mut w = arena.tensor(*n, input, dtype);
+                    w.write(&random(*n as u64, n * input));
+                    w
+                })
+                .collect();
+            let ws: Vec<&Tensor> = ws.iter().collect();
+            let bias = arena.tensor_of(1, 74, &random(2, 74));
+            for bias in [None, Some(&bias)] {
+                let mut out = strided(&arena, t, 74, &vec![f32::NAN; t * 74]);
+                forward_joined(&x, &ws, bias, &mut out);
+                let (mut column, got) = (0, out.to_vec());
+                for w in &ws {
+                    let mut want = arena.tensor(t, w.rows(), DType::F32);
+                    forward(&x, w, bias.map(|b| b.columns(column, w.rows())).as_ref(), &mut want, false);
+                    for (got, want) in got.chunks_exact(74).zip(want.to_vec().chunks_exact(w.rows())) {
+                        assert_eq!(&got[column..column + w.rows()], want, "{t} rows, {dtype}");
+                    }
+                    column += w.rows();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "linear::forward_joined: outputs of all weights, and columns")]
+fn outputs_side_by_side_are_counted() {
+    let arena = Arena::new();
+    let (x, w) = (arena.zeros(2, 3, DType::F32), arena.zeros(4, 3, DType::F32));
+    forward_joined(&x, &[&w, &w], None, &mut arena.zeros(2, 7, DType::F32));
+}

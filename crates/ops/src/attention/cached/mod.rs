@@ -8,7 +8,7 @@ mod plans;
 pub use plans::Plans;
 
 use super::{Heads, check_f32, check_groups, cpu};
-use crate::{dispatch::by_device, rope::RopeTable};
+use crate::{dispatch::by_device, gemm, rope::RopeTable};
 use keyfold_tensor::Tensor;
 use pulp::Arch;
 
@@ -107,7 +107,8 @@ pub struct TpaCached<'a> {
 /// Attention of the new tokens of some sequences to everything of their own sequence in the cache.
 ///
 /// Query i of a sequence is at position `past + i` and sees the keys `0 ..= past + i`, or the last `window` of these.
-/// What comes out for a sequence does not depend on the other sequences, to the last bit.
+/// What comes out for a sequence does not depend on the other sequences, to the last bit. At
+/// [`gemm::Precision::Medium`] 32 and more new tokens of a sequence are computed in bf16 where the processor has tiles.
 ///
 /// # Shapes
 /// `q` new x (m heads of d), rotated already, sequence after sequence; `cache.k` rows x (g of d), `cache.v` rows x (g of
@@ -140,7 +141,8 @@ pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
     if new == 0 {
         return;
     }
-    by_device!(q.tensor, cpu::cached(Arch::new(), q, cache, out), cuda::cached(q, cache, out));
+    let on_tiles = gemm::bf16_on_tiles();
+    by_device!(q.tensor, cpu::cached(Arch::new(), on_tiles, q, cache, out), cuda::cached(q, cache, out));
 }
 
 /// As [`cached`], over factors instead of keys and values, which are never materialised.

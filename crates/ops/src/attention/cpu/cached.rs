@@ -7,11 +7,15 @@ use super::{
     rows::{HeadRows, PagedRows},
     schedule::{Common, Schedule},
 };
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use crate::attention::{Cached, Heads};
 use pulp::Arch;
 
-/// See [`crate::attention::cached`].
-pub(in crate::attention) fn cached(arch: Arch, q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
+/// See [`crate::attention::cached`]; many queries go through tiles where `on_tiles` says so.
+pub(in crate::attention) fn cached(arch: Arch, on_tiles: bool, q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = on_tiles;
     let widths = cache.k.width + cache.v.width;
     let slopes = base2(cache.alibi);
     let common = Common {
@@ -31,7 +35,16 @@ pub(in crate::attention) fn cached(arch: Arch, q: Heads<'_>, cache: &Cached<'_>,
         if task.new == 1 && task.chunk.heads.len() <= NARROW {
             arch.dispatch(Decode { source, queries, heads: task.chunk.heads, keys, finish });
         } else {
-            arch.dispatch(Attend { source, queries, keys, chunk: &task.chunk, finish });
+            let attend = Attend { source, queries, keys, chunk: &task.chunk, finish };
+            #[cfg(target_arch = "x86_64")]
+            let attend = match on_tiles && tiles::pays(task.new) {
+                true => match tiles::run(attend) {
+                    Ok(()) => return,
+                    Err(attend) => attend,
+                },
+                false => attend,
+            };
+            arch.dispatch(attend);
         }
     });
 }

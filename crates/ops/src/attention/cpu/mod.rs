@@ -14,6 +14,8 @@ mod schedule;
 mod scratch;
 mod softmax;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod tpa;
 mod transpose;
 

@@ -4,7 +4,7 @@
 //! batch nor on the number of threads.
 
 use super::{
-    block::{Chunk, KEYS, View},
+    block::{COLUMNS, Chunk, KEYS, View},
     forward::Outcome,
     parts::Parts,
     rows::HeadRows,
@@ -77,8 +77,11 @@ pub(super) struct Task<'a> {
 }
 
 /// How many keys each of the parts gets into which a long row of keys is cut, so that few columns still occupy many
-/// threads.
+/// threads; all where there are about as many tasks as wanted, and enough to do in each.
 fn part_keys(tasks: usize, columns: usize, work: usize, keys: usize) -> usize {
+    if tasks > TASKS / 2 && columns > tasks * COLUMNS {
+        return keys.next_multiple_of(KEYS).max(KEYS);
+    }
     let least = (PART / (columns * work).max(1)).next_multiple_of(KEYS);
     keys.div_ceil(TASKS.div_ceil(tasks)).next_multiple_of(KEYS).max(least).max(KEYS)
 }

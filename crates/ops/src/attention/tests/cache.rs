@@ -41,6 +41,10 @@ fn check_cached(arch: Arch, case: &Case, dtype: DType) {
 }
 
 fn check_window(arch: Arch, case: &Case, dtype: DType, window: Option<usize>) {
+    check_on((arch, false), case, dtype, window, REL);
+}
+
+fn check_on((arch, tiles): (Arch, bool), case: &Case, dtype: DType, window: Option<usize>, tolerance: f64) {
     let arena = Arena::poisoned();
     let total = case.past + case.seq;
     let q = random(1, case.q_len());
@@ -63,8 +67,8 @@ fn check_window(arch: Arch, case: &Case, dtype: DType, window: Option<usize>) {
             window,
             rotate: None,
         };
-        cpu::cached(arch, Heads::packed(&q_t, case.heads), &cache, out.heads());
-        assert_close(&format!("out, pages of {page_size}"), &out.values(), &want, REL);
+        cpu::cached(arch, tiles, Heads::packed(&q_t, case.heads), &cache, out.heads());
+        assert_close(&format!("out, pages of {page_size}"), &out.values(), &want, tolerance);
     }
 }
 
@@ -115,6 +119,68 @@ fn chunks_of_a_prompt() {
         for (past, new) in [(0, 2), (3, 3), (60, 5), (100, 63), (37, 64), (1, 130), (500, 65)] {
             check_cached(arch, &after(past, new, (4, 2), (24, 16)), DType::F32);
             check_cached(arch, &after(past, new, (8, 1), (16, 16)).with_alibi(), DType::Bf16);
+        }
+    }
+}
+
+/// Queries, keys, values and weights as bf16: 8 bits.
+#[test]
+fn chunks_of_a_prompt_on_tiles() {
+    if !crate::gemm::tests_have_tiles() {
+        return println!("skipped: this machine has no AMX");
+    }
+    let unit = (Arch::new(), true);
+    for (past, new) in [(0, 32), (0, 65), (37, 64), (1, 130), (500, 65), (63, 33), (64, 64)] {
+        for (heads, widths) in
+            [((4, 2), (24, 16)), ((9, 3), (64, 64)), ((1, 1), (33, 70)), ((16, 1), (40, 128)), ((3, 3), (96, 31))]
+        {
+            check_on(unit, &after(past, new, heads, widths), DType::F32, None, 2e-2);
+            check_on(unit, &after(past, new, heads, widths).with_alibi(), DType::Bf16, None, 2e-2);
+        }
+        let window = 40;
+        let starts = (past..past + new).map(|at| (at + 1).saturating_sub(window) as u32).collect();
+        let case = Case { starts: Some(starts), ..after(past, new, (4, 2), (24, 16)) };
+        check_on(unit, &case, DType::F32, Some(window), 2e-2);
+    }
+    check_on(unit, &after(300, 40, (16, 1), (576, 512)), DType::Bf16, None, 2e-2);
+}
+
+/// Small whole numbers, equal scores: nothing is rounded but the mean, to which keys that are not seen would show.
+#[test]
+fn tiles_see_what_they_may() {
+    if !crate::gemm::tests_have_tiles() {
+        return println!("skipped: this machine has no AMX");
+    }
+    let (past, new, width) = (70, 75, 32);
+    let arena = Arena::poisoned();
+    let total = past + new;
+    let q = arena.tensor_of(new, 2 * width, &vec![0.0; new * 2 * width]);
+    let k = arena.tensor_of(total, width, &random(2, total * width));
+    let values: Vec<f32> = (0..total * width).map(|i| (i / width) as f32).collect();
+    let v = arena.tensor_of(total, width, &values);
+    for window in [None, Some(1), Some(20), Some(90)] {
+        let cache = Cached {
+            k: Heads::packed(&k, 1),
+            v: Heads::packed(&v, 1),
+            paged: adjacent!(past, new),
+            scale: 1.0,
+            alibi: None,
+            window,
+            rotate: None,
+        };
+        let run = |threads| {
+            let out = Gapped::new(&arena, new, 2, width, None);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| cpu::cached(Arch::new(), true, Heads::packed(&q, 2), &cache, out.heads()));
+            out.values()
+        };
+        let got = run(1);
+        assert!(got == run(2) && got == run(5), "threads change bits");
+        for (query, row) in got.chunks_exact(2 * width).enumerate() {
+            let last = (past + query) as f32;
+            let first = window.map_or(0.0, |window| (last + 1.0 - window as f32).max(0.0));
+            let want = (first + last) / 2.0;
+            assert!(row.iter().all(|x| (x - want).abs() < 1e-3), "query {query}, {window:?}: {row:?}");
         }
     }
 }

@@ -9,7 +9,7 @@
 use super::{BLOCK, KT, Parts, kernel, pack};
 use crate::{
     gemm::{
-        Element, View, ViewMut,
+        Element, FEW_ROWS, View, ViewMut,
         scratch::{self, Slot},
         split::Product,
         x86::{lanes, transpose},
@@ -36,7 +36,7 @@ const MIN_WORK: usize = 1 << 13;
 const TASKS: usize = 16;
 
 /// Rows of `a` beyond which packing the weight is faster.
-const MOST: usize = 64;
+const MOST: usize = FEW_ROWS;
 /// Rows of a weight at least.
 pub(in crate::gemm) const FEATURES: usize = BLOCK;
 

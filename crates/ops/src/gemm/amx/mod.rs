@@ -3,10 +3,14 @@
 //! As in f32, every element is summed over k in an order that depends on k alone. Tile state is loaded for one
 //! thread's share of one product and released after it: other users of the tiles, and other threads, are not disturbed.
 
+pub(crate) mod blocks;
 mod detect;
 pub(super) mod few;
+pub(super) mod gated;
 mod kernel;
+pub(super) mod many;
 mod pack;
+mod panel;
 
 pub(super) use detect::available;
 

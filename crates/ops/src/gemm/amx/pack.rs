@@ -39,7 +39,7 @@ pub(super) unsafe fn pack<E: Element>(
 }
 
 /// Rows of tiles: 32 bf16 of every part.
-type Parted<const P: usize> = [__m512i; P];
+pub(super) type Parted<const P: usize> = [__m512i; P];
 
 struct Source<'a, E, const P: usize> {
     from: View<'a, E>,
@@ -177,7 +177,7 @@ impl<E: Element, const P: usize> Source<'_, E, P> {
 /// The bf16 parts of `x` (lower halves) and `y` (upper halves), each of what the ones before leave.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn split<const P: usize>(mut x: __m512, mut y: __m512) -> Parted<P> {
+pub(super) fn split<const P: usize>(mut x: __m512, mut y: __m512) -> Parted<P> {
     let rest = |value: __m512, half: __m256i| {
         let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
         _mm512_sub_ps(value, _mm512_castsi512_ps(wide))
