@@ -22,7 +22,8 @@ static CHOSEN: AtomicU8 = AtomicU8::new(Precision::Highest as u8);
 
 /// Chooses the precision of all products of this process from now on.
 ///
-/// Only processors with AMX compute at less than [`Precision::Highest`]; elsewhere the choice has no effect.
+/// Only processors with AMX compute at less than [`Precision::Highest`]; elsewhere the choice has no effect. At
+/// [`Precision::Medium`] attention of prompts over a cache computes its products so, too.
 ///
 /// ```
 /// use keyfold_ops::gemm::{Precision, describe, precision, set_precision};

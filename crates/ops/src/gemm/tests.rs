@@ -239,7 +239,8 @@ fn rows_are_the_same_packed_once() {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let got = outs(&|outs| {
                         let targets = outs.into_iter().zip(&weights);
-                        let targets = targets.map(|(out, w)| Target { weight: w.view().t(), out, accumulate });
+                        let targets =
+                            targets.map(|(out, w)| Target { weight: w.view().t(), out, accumulate });
                         pool.install(|| amx::many::run(a.view(), alpha, &targets.collect::<Vec<_>>(), parts));
                     });
                     assert!(got == want, "{parts:?} {m} x {widths:?} x {k}, {accumulate}, {threads} threads");

@@ -59,7 +59,12 @@ pub fn forward(activation: Activation, gate_up: &Tensor, out: &mut Tensor) {
 /// When the shapes do not fit, or for tensors of a GPU.
 pub fn mlp(activation: Activation, x: &Tensor, gate_up: &[&Tensor], down: &Tensor, out: &mut Tensor) {
     let rows: usize = gate_up.iter().map(|w| w.rows()).sum();
-    assert_eq!(rows, 2 * down.cols(), "glu::mlp: gate and up for a down projection of {} inputs", down.cols());
+    assert_eq!(
+        rows,
+        2 * down.cols(),
+        "glu::mlp: gate and up for a down projection of {} inputs",
+        down.cols()
+    );
     assert_eq!(
         (x.rows(), down.rows()),
         (out.rows(), out.cols()),

@@ -104,7 +104,9 @@ fn mlp_is_its_steps() {
                 let product = |x: &[f64], w: &Tensor| -> Vec<f64> {
                     let (w, k) = (to_f64(&w.to_vec()), w.cols());
                     let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
-                    x.chunks_exact(k).flat_map(|x| w.chunks_exact(k).map(|w| dot(x, w)).collect::<Vec<_>>()).collect()
+                    x.chunks_exact(k)
+                        .flat_map(|x| w.chunks_exact(k).map(|w| dot(x, w)).collect::<Vec<_>>())
+                        .collect()
                 };
                 let sums = product(&to_f64(&values), &gate_up);
                 let exact = product(&reference::forward(activation, &sums, width), &down);

@@ -21,9 +21,13 @@ pub fn for_each_row_block(rows: usize, block: usize, work: impl Fn(Range<usize>)
     match rows.div_ceil(block) {
         0 => {}
         1 => work(0..rows),
+        // Between brief regions the team's members look for the next one, on the processors that a pool would want.
+        blocks if TEAM.is_awake() => brief(blocks, |index| work(range(index))),
         blocks => (0..blocks).into_par_iter().for_each(|index| work(range(index))),
     }
 }
+
+static TEAM: LazyLock<Team> = LazyLock::new(Team::new);
 
 /// Calls `work` for each of `0..tasks` on as many threads as the current rayon pool has, for regions of microseconds
 /// that follow closely on one another.
@@ -34,7 +38,6 @@ pub fn for_each_row_block(rows: usize, block: usize, work: impl Fn(Range<usize>)
 /// # Panics
 /// When `work` does, after the tasks begun have ended.
 pub fn brief(tasks: usize, work: impl Fn(usize) + Sync) {
-    static TEAM: LazyLock<Team> = LazyLock::new(Team::new);
     match tasks {
         0 => {}
         1 => work(0),

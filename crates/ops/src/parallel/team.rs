@@ -140,6 +140,14 @@ impl Team {
         }
     }
 
+    /// Whether a member is looking for a region just now, which nobody else has.
+    pub(super) fn is_awake(&self) -> bool {
+        let first = &self.shared.members[1];
+        first.thread.get().is_some()
+            && !first.asleep.load(Ordering::Relaxed)
+            && !self.shared.busy.load(Ordering::Relaxed)
+    }
+
     /// Starts threads until there are `wanted`, or as many as the system gives.
     #[cold]
     fn grow(&self, wanted: usize) {

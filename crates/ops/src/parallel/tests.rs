@@ -29,6 +29,23 @@ fn every_task_is_done_once_whatever_the_threads() {
 }
 
 #[test]
+fn a_team_is_awake_between_regions_and_not_for_long() {
+    let until = |wanted: bool, team: &Team, before: &dyn Fn()| {
+        let start = std::time::Instant::now();
+        while team.is_awake() != wanted {
+            assert!(start.elapsed() < Duration::from_secs(20), "awake: {wanted} was expected");
+            before();
+            thread::sleep(Duration::from_micros(20));
+        }
+    };
+    let team = Team::new();
+    assert!(!team.is_awake(), "nobody is there yet");
+    until(true, &team, &|| done_once(&team, 8, 2));
+    until(false, &team, &|| ());
+    team.run(2, 2, &|_| assert!(!team.is_awake(), "the team is taken"));
+}
+
+#[test]
 fn members_who_sleep_come_back() {
     let team = Team::new();
     for _ in 0..5 {

@@ -1,5 +1,7 @@
 //! Queries over a cache: decoding and chunked prefill.
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use super::{
     base2,
     decode::{Decode, NARROW},
@@ -7,13 +9,17 @@ use super::{
     rows::{HeadRows, PagedRows},
     schedule::{Common, Schedule},
 };
-#[cfg(target_arch = "x86_64")]
-use super::tiles;
 use crate::attention::{Cached, Heads};
 use pulp::Arch;
 
 /// See [`crate::attention::cached`]; many queries go through tiles where `on_tiles` says so.
-pub(in crate::attention) fn cached(arch: Arch, on_tiles: bool, q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
+pub(in crate::attention) fn cached(
+    arch: Arch,
+    on_tiles: bool,
+    q: Heads<'_>,
+    cache: &Cached<'_>,
+    out: Heads<'_>,
+) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = on_tiles;
     let widths = cache.k.width + cache.v.width;

@@ -161,7 +161,8 @@ impl Pair<'_> {
         let steps = width.div_ceil(STEP);
         for key in (0..self.range.len()).step_by(BLOCK) {
             for column in (0..self.columns).step_by(BLOCK).filter(|column| key < self.seen[column / BLOCK]) {
-                let (a, b) = (&keys[key / BLOCK * steps * WORDS..], &packed[column / BLOCK * steps * WORDS..]);
+                let (a, b) =
+                    (&keys[key / BLOCK * steps * WORDS..], &packed[column / BLOCK * steps * WORDS..]);
                 let out = &mut scores[key * self.columns + column..];
                 self.tiles.multiply(a, b, steps, out, self.columns, false);
             }

@@ -131,9 +131,13 @@ fn chunks_of_a_prompt_on_tiles() {
     }
     let unit = (Arch::new(), true);
     for (past, new) in [(0, 32), (0, 65), (37, 64), (1, 130), (500, 65), (63, 33), (64, 64)] {
-        for (heads, widths) in
-            [((4, 2), (24, 16)), ((9, 3), (64, 64)), ((1, 1), (33, 70)), ((16, 1), (40, 128)), ((3, 3), (96, 31))]
-        {
+        for (heads, widths) in [
+            ((4, 2), (24, 16)),
+            ((9, 3), (64, 64)),
+            ((1, 1), (33, 70)),
+            ((16, 1), (40, 128)),
+            ((3, 3), (96, 31)),
+        ] {
             check_on(unit, &after(past, new, heads, widths), DType::F32, None, 2e-2);
             check_on(unit, &after(past, new, heads, widths).with_alibi(), DType::Bf16, None, 2e-2);
         }

@@ -71,8 +71,17 @@ impl Tiles {
         assert!(out.len() >= (BLOCK - 1) * stride + BLOCK, "a block of sums");
         let out = out.as_mut_ptr();
         let (a, panel) = (a.as_ptr().cast(), b.as_ptr().cast());
-        let walk =
-            Walk { a, panel, steps, out, out_stride: stride, add, two: true, next_out: out, next_stride: stride };
+        let walk = Walk {
+            a,
+            panel,
+            steps,
+            out,
+            out_stride: stride,
+            add,
+            two: true,
+            next_out: out,
+            next_stride: stride,
+        };
         // SAFETY: the tiles are set up; the asserts.
         unsafe { walk.run(Parts::One) };
     }

@@ -78,7 +78,7 @@ impl<G: Gate> Hidden<'_, G> {
         let panels = width.div_ceil(KT) * 2;
         x.share(panels, |range, rows| {
             let group = if spans > 1 { GROUP } else { 1 };
-            let kept = if spans > 1 { rows.len().next_multiple_of(BLOCK) } else { BLOCK };
+            let kept = if spans > 1 { rows.len().next_multiple_of(BLOCK) } else { 2 * BLOCK };
             // SAFETY: AMX and AVX-512 are usable where this is called; the buffer holds a panel and the sums.
             scratch::with_slot(Slot::Task, span * WORDS + group * kept * BLOCK, |packed| unsafe {
                 let sums = packed.add(span * WORDS).cast::<f32>();
@@ -91,17 +91,27 @@ impl<G: Gate> Hidden<'_, G> {
                     })
                 });
                 let mut next = all.clone().skip(1);
+                // Sums leave the tiles while the next ones are computed.
+                let mut pending: Option<(*const f32, *mut u32)> = None;
                 for (start, index, place) in all {
                     self.panel(index, start, span).pack(packed);
                     let after = next.next().map(|(start, index, _)| self.panel(index, start, span));
                     let end = (start + span).min(steps);
+                    if spans > 1 && start == 0 && place == 0 {
+                        self.activate(pending.take());
+                    }
                     for row in rows.clone().step_by(BLOCK) {
+                        let number = (row - rows.start) / BLOCK;
                         if let Some(panel) = &after {
-                            panel.prefetch((row - rows.start) / BLOCK, rows.len().div_ceil(BLOCK));
+                            panel.prefetch(number, rows.len().div_ceil(BLOCK));
                         }
-                        let kept = if spans > 1 { place * kept + row - rows.start } else { 0 };
-                        let sums = sums.add(kept * BLOCK);
-                        let to = self.place(row, index);
+                        // One block's sums, or the other's, or all of a group.
+                        let block = match (spans, &pending) {
+                            (1, Some((before, _))) if *before == sums => 1,
+                            (1, _) => 0,
+                            _ => place * kept / BLOCK + number,
+                        };
+                        let sums = sums.add(block * BLOCK * BLOCK);
                         let walk = Walk {
                             a: x.block(row, start),
                             panel: packed,
@@ -115,17 +125,30 @@ impl<G: Gate> Hidden<'_, G> {
                         };
                         walk.run(x.parts);
                         if end == steps {
-                            match x.parts {
-                                Parts::One => activate::<G, 1>(self.simd, sums, to),
-                                Parts::Two => activate::<G, 2>(self.simd, sums, to),
-                                Parts::Three => activate::<G, 3>(self.simd, sums, to),
-                            }
+                            self.activate(pending.replace((sums, self.place(row, index))));
                         }
                     }
                 }
+                self.activate(pending);
                 kernel::release();
             });
         });
+    }
+
+    /// Activates a block of sums and writes it to its place, if there is one.
+    ///
+    /// # Safety
+    /// Both must be there, and AVX-512 with bf16 be usable.
+    unsafe fn activate(&self, block: Option<(*const f32, *mut u32)>) {
+        let Some((sums, to)) = block else { return };
+        // SAFETY: as for this function.
+        unsafe {
+            match self.x.parts {
+                Parts::One => activate::<G, 1>(self.simd, sums, to),
+                Parts::Two => activate::<G, 2>(self.simd, sums, to),
+                Parts::Three => activate::<G, 3>(self.simd, sums, to),
+            }
+        }
     }
 
     /// Rows of gates and ups of panel `index` from step `start` on, `span` steps of them.
