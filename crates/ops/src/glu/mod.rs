@@ -9,12 +9,12 @@ mod reference;
 mod tests;
 
 use crate::{
-    dispatch::{by_device, cpu_only},
+    dispatch::by_device,
     linear,
     simd::scratch,
 };
 use keyfold_core::DType;
-use keyfold_tensor::Tensor;
+use keyfold_tensor::{Device, Tensor};
 
 /// The activation of the gate: `x * sigmoid(g(x))` with a `g` of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,8 @@ pub fn mlp(activation: Activation, x: &Tensor, gate_up: &[&Tensor], down: &Tenso
         (out.rows(), out.cols()),
         "glu::mlp: rows and outputs of the down projection, for this output"
     );
-    cpu_only!(x, "a gated MLP in one go", mlp_cpu(activation, x, gate_up, down, out));
+    assert_eq!(x.device(), Device::Cpu, "glu::mlp: tensors of the host");
+    mlp_cpu(activation, x, gate_up, down, out);
 }
 
 fn mlp_cpu(activation: Activation, x: &Tensor, gate_up: &[&Tensor], down: &Tensor, out: &mut Tensor) {
