@@ -1,7 +1,7 @@
 """Runs a published checkpoint with Keyfold and with transformers on the CPU in turn, and writes medians and ratios.
 
 usage: run_checkpoint.py --keyfold PATH --torch-python PATH --model DIR --out DIR [--rounds 3] [--threads 2]
-                         [--prompt 512] [--context 128] [--tokens 128]
+                         [--prompt 512] [--context 128] [--tokens 128] [--tasks decode,prefill]
 Decoding goes on after --context tokens; the prompt that is timed has --prompt. DIR gets raw.json (every measurement with
 its command, model folders by name) and README.md. Use an otherwise idle machine.
 """
@@ -13,7 +13,7 @@ import statistics
 
 from run_cpu import HERE, output, processor
 
-TASKS = {"decode": "tokens_per_s", "prefill": "tokens_per_s"}
+TASKS = ["decode", "prefill"]
 
 
 def keyfold(o, task, dtype, precision):
@@ -38,6 +38,7 @@ def main():
         p.add_argument("--" + name, required=True)
     for name, value in dict(rounds=3, threads=2, prompt=512, context=128, tokens=128).items():
         p.add_argument("--" + name, type=int, default=value)
+    p.add_argument("--tasks", default=TASKS, type=lambda text: [task for task in TASKS if task in text.split(",")])
     o = p.parse_args()
     model = pathlib.Path(o.model).name
     sides = {"keyfold bf16": lambda t: keyfold(o, t, "bf16", "highest"),
@@ -47,7 +48,7 @@ def main():
              "transformers f32": lambda t: transformers(o, t, "float32")}
     raw = []
     for number in range(o.rounds):
-        for task in TASKS:
+        for task in o.tasks:
             for side, run in sides.items():
                 command, speed, share = run(task)
                 command = " ".join([pathlib.Path(command[0]).name, *command[1:]]).replace(o.model, model)
@@ -61,10 +62,10 @@ def main():
     lines = [f"# {model} on the CPU, {facts['date']}", "", f"{facts['machine']}; {o.threads} threads; torch {torch}, "
              f"transformers {library}; commit {facts['commit']}; medians of {o.rounds} rounds, sides in turn. Prompt of "
              f"{o.prompt} tokens; {o.tokens} tokens decoded after {o.context}, one sequence. `medium` rounds activations "
-             "to bf16, as transformers does with bf16; without it they are f32.", "",
+             "to bf16, as transformers does with bf16; without it they are f32 (`highest`, the default).", "",
              "| task | side | tokens/s | of transformers bf16 | of transformers f32 | share of read bandwidth |",
              "|---|---|---:|---:|---:|---:|"]
-    for task in TASKS:
+    for task in o.tasks:
         def median(side, key):
             values = [r[key] for r in raw if (r["task"], r["side"]) == (task, side) and r[key]]
             return statistics.median(values) if values else None
