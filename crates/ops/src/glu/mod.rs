@@ -8,11 +8,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    dispatch::by_device,
-    linear,
-    simd::scratch,
-};
+use crate::{dispatch::by_device, linear, simd::scratch};
 use keyfold_core::DType;
 use keyfold_tensor::{Device, Tensor};
 

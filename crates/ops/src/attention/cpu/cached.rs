@@ -43,13 +43,9 @@ pub(in crate::attention) fn cached(
         } else {
             let attend = Attend { source, queries, keys, chunk: &task.chunk, finish };
             #[cfg(target_arch = "x86_64")]
-            let attend = match on_tiles && tiles::pays(task.new) {
-                true => match tiles::run(attend) {
-                    Ok(()) => return,
-                    Err(attend) => attend,
-                },
-                false => attend,
-            };
+            if on_tiles && let Some(tiles) = tiles::worth(task.new) {
+                return tiles::run(attend, &tiles);
+            }
             arch.dispatch(attend);
         }
     });

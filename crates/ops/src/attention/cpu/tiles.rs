@@ -19,22 +19,14 @@ use crate::gemm::{
 use pulp::{NullaryFnOnce, Simd, x86::V4};
 use std::{f32::consts::LOG2_E, ops::Range};
 
-/// Whether tasks of sequences of `queries` new tokens are worth packing.
-pub(super) fn pays(queries: usize) -> bool {
-    queries >= BLOCK
+/// The tiles, where there are any and a sequence of `queries` new tokens is worth packing.
+pub(super) fn worth(queries: usize) -> Option<Tiles> {
+    if queries >= BLOCK { Tiles::new() } else { None }
 }
 
-/// Runs `attend` on tiles; gives it back where there are none.
-pub(super) fn run<'a, F: FnMut(usize, usize, Outcome<'_>)>(
-    attend: Attend<'a, F>,
-) -> Result<(), Attend<'a, F>> {
-    match Tiles::new() {
-        Some(tiles) => {
-            tiles.simd().vectorize(OnTiles { attend, tiles: &tiles });
-            Ok(())
-        }
-        None => Err(attend),
-    }
+/// Runs `attend` on `tiles`.
+pub(super) fn run<F: FnMut(usize, usize, Outcome<'_>)>(attend: Attend<'_, F>, tiles: &Tiles) {
+    tiles.simd().vectorize(OnTiles { attend, tiles });
 }
 
 struct OnTiles<'a, 'b, F> {
