@@ -7,8 +7,8 @@ use super::{Gradient, Heads, Shape};
 use crate::{
     add, cast,
     cuda::{
-        Launch, Module, arena, check, gpu_of, launch, module, scratch, unsupported, uploaded_f32,
-        uploaded_u32,
+        Boxes, Launch, Module, arena, boxes, check, gpu_of, launch, module, scratch, unsupported,
+        uploaded_f32, uploaded_u32,
     },
 };
 use keyfold_core::DType;
@@ -18,6 +18,7 @@ static FORWARD_KERNELS: Module = module!("attention_forward");
 static BACKWARD_KERNELS: Module = module!("attention_backward");
 static FORWARD_HOPPER_KERNELS: Module = module!("attention_forward_hopper");
 static BACKWARD_HOPPER_KERNELS: Module = module!("attention_backward_hopper");
+static BACKWARD_WIDE_KERNELS: Module = module!("attention_backward_wide");
 
 /// A forward kernel: widths of keys and values it is made for, its name, queries and threads of a block.
 const FORWARD: [(usize, usize, &str, usize, u32); 6] = [
@@ -30,18 +31,27 @@ const FORWARD: [(usize, usize, &str, usize, u32); 6] = [
 ];
 /// Keys of a block of the forward kernels.
 const FORWARD_KEYS: usize = 64;
-/// As [`FORWARD`], with the keys of a block, for Hopper's own matrix unit.
+/// As [`FORWARD`], with the keys of a block, for Hopper's own matrix unit and copy engine.
 const FORWARD_HOPPER: [(usize, usize, &str, usize); 6] = [
     (64, 64, "forward_64_64", 128),
     (128, 64, "forward_128_64", 128),
     (128, 128, "forward_128_128", 128),
-    (192, 128, "forward_192_128", 64),
-    (192, 192, "forward_192_192", 64),
-    (256, 256, "forward_256_256", 64),
+    (192, 128, "forward_192_128", 128),
+    (192, 192, "forward_192_192", 96),
+    (256, 256, "forward_256_256", 80),
 ];
-/// As [`BACKWARD`].
+/// Queries and threads of a block of these.
+const FORWARD_HOPPER_BLOCK: (usize, u32) = (128, 384);
+/// As [`BACKWARD`], for Hopper.
 const BACKWARD_HOPPER: [(usize, usize, &str, usize); 3] =
     [(64, 64, "backward_64_64", 128), (128, 64, "backward_128_64", 128), (128, 128, "backward_128_128", 128)];
+/// As [`BACKWARD`], for wider heads on Hopper, with the 64-channel parts that a block keeps of the other block's keys.
+const BACKWARD_WIDE: [(usize, usize, &str, usize); 3] =
+    [(192, 128, "backward_192_128", 3), (192, 192, "backward_192_192", 3), (256, 256, "backward_256_256", 2)];
+/// Keys of a block of these, blocks of a cluster, threads of a block.
+const WIDE_BLOCK: (usize, usize, u32) = (64, 2, 512);
+/// Bytes of shared memory for barriers.
+const BARRIERS: usize = 128;
 
 /// A backward kernel: widths of keys and values, its name, keys of a block.
 const BACKWARD: [(usize, usize, &str, usize); 6] = [
@@ -197,6 +207,15 @@ impl Ready {
     }
 }
 
+/// Boxes of 64 channels of `rows` tokens; `counts` of heads, tokens of a sequence, sequences.
+fn head_boxes(gpu: &Gpu, name: &str, heads: KernelHeads, counts: [usize; 3], rows: usize) -> Boxes {
+    let KernelHeads { data, row, head, width } = heads;
+    let ([count, seq, batch], row) = (counts, row as usize);
+    // A lone head's step is never walked, but must be one that the copy engine accepts.
+    let head = if count > 1 { head as usize } else { row };
+    boxes(gpu, name, data, [width as usize, count, seq, batch], &[head, row, row * seq], [64, 1, rows, 1])
+}
+
 /// Whether the GPU has the instructions of `sm_90a`, which those after it lack.
 fn is_hopper(gpu: &Gpu) -> bool {
     gpu.capability() == (9, 0)
@@ -235,31 +254,35 @@ pub(super) fn forward(
 ) {
     let gpu = gpu_of(q.tensor);
     check("attention", gpu, DType::F32, &[("lse", lse)]);
-    let hopper = FORWARD_HOPPER.iter().find(|(d, e, ..)| is_hopper(gpu) && *d >= q.width && *e >= v.width);
-    let plain = FORWARD.iter().find(|(d, e, ..)| *d >= q.width && *e >= v.width);
-    // Shared memory: queries, and one stage of keys and values, or two.
-    let (kernels, name, queries, threads, shared) = match (hopper, plain) {
-        (Some(&(d, e, name, keys)), _) => {
-            (&FORWARD_HOPPER_KERNELS, name, 128, 256, 2 * (128 * d + 2 * keys * (d + e)))
-        }
-        (None, Some(&(d, e, name, queries, threads))) => {
-            let shared = 2 * (queries * d.max(e) + FORWARD_KEYS * (d + e));
-            (&FORWARD_KERNELS, name, queries, threads, shared)
-        }
-        (None, None) => none_so_wide(gpu, q.width, v.width),
+    let fits = |d: usize, e: usize| d >= q.width && e >= v.width;
+    let hopper = FORWARD_HOPPER.iter().find(|(d, e, ..)| is_hopper(gpu) && fits(*d, *e));
+    let Some(&(d, e, name, queries, threads)) = FORWARD.iter().find(|(d, e, ..)| fits(*d, *e)) else {
+        none_so_wide(gpu, q.width, v.width)
     };
     let [q_at, k_at, v_at] = [q, k, v].map(|heads| Ready::of(gpu, heads, true));
     let out_at = Ready::of(gpu, out, false);
     let mut uploaded = Uploaded::of(gpu, shape, q.count, k.count);
     uploaded.shape.past = past as i32;
-    let grid = Launch {
-        grid: [(shape.batch * q.count * shape.seq.div_ceil(queries)) as u32, 1, 1],
-        block: [threads, 1, 1],
-        shared: check_shared(gpu, shared, q.width),
-        early: false,
+    let grid = |queries: usize, threads: u32, shared: usize| {
+        let blocks = shape.batch * q.count * shape.seq.div_ceil(queries);
+        Launch::blocks(blocks, threads).shared(check_shared(gpu, shared, q.width))
     };
-    launch!(gpu, kernels, name, grid;
-        q_at.heads, k_at.heads, v_at.heads, out_at.heads, lse.address(), uploaded.shape);
+    if let Some(&(d, e, name, keys)) = hopper {
+        let (queries, threads) = FORWARD_HOPPER_BLOCK;
+        // Queries, two stages of keys and values.
+        let grid = grid(queries, threads, 2 * (queries * d + 2 * keys * (d + e)) + BARRIERS);
+        let (batch, keys_of_seq) = (shape.batch, past + shape.seq);
+        let q_map = head_boxes(gpu, "q", q_at.heads, [q.count, shape.seq, batch], queries);
+        let k_map = head_boxes(gpu, "k", k_at.heads, [k.count, keys_of_seq, batch], keys);
+        let v_map = head_boxes(gpu, "v", v_at.heads, [v.count, keys_of_seq, batch], keys);
+        launch!(gpu, FORWARD_HOPPER_KERNELS, name, grid;
+            out_at.heads, lse.address(), uploaded.shape, q_map, k_map, v_map);
+    } else {
+        // Queries, then outputs in their place, and one stage of keys and values.
+        let grid = grid(queries, threads, 2 * (queries * d.max(e) + FORWARD_KEYS * (d + e)));
+        launch!(gpu, FORWARD_KERNELS, name, grid;
+            q_at.heads, k_at.heads, v_at.heads, out_at.heads, lse.address(), uploaded.shape);
+    }
     out_at.finish(gpu, out, false);
 }
 
@@ -279,8 +302,12 @@ pub(super) fn backward(
     let gpu = gpu_of(q.tensor);
     check("attention::backward", gpu, DType::F32, &[("lse", lse)]);
     let fits = |(d, e, ..): &&(usize, usize, &str, usize)| *d >= q.width && *e >= v.width;
-    let hopper = BACKWARD_HOPPER.iter().find(|kernel| is_hopper(gpu) && fits(kernel));
-    let Some(&(d, e, name, keys)) = hopper.or(BACKWARD.iter().find(fits)) else {
+    let on_hopper = |kernels: &'static [(usize, usize, &'static str, usize)]| {
+        kernels.iter().find(|kernel| is_hopper(gpu) && fits(kernel))
+    };
+    let hopper = on_hopper(&BACKWARD_HOPPER);
+    let wide = on_hopper(&BACKWARD_WIDE).filter(|_| hopper.is_none());
+    let Some(&(d, e, name, keys)) = wide.or(hopper).or(BACKWARD.iter().find(fits)) else {
         none_so_wide(gpu, q.width, v.width)
     };
     let [q_at, k_at, v_at, out_at, d_out_at] = [q, k, v, out, d_out].map(|heads| Ready::of(gpu, heads, true));
@@ -320,17 +347,31 @@ pub(super) fn backward(
         dv_adds: adds(&dv_at, dv),
         parts: parts as i32,
     };
-    // Keys, values, two stages of queries and output gradients with their sums; P^T, except on Hopper, and dS^T.
-    let squares = if hopper.is_some() { 1 } else { 2 };
-    let shared = 2 * (keys * (d + e) + 2 * QUERIES * (d + e) + squares * keys * QUERIES) + 4 * 4 * QUERIES;
-    let grid = Launch {
-        grid: [(batch * k.count * parts * seq.div_ceil(keys)) as u32, 1, 1],
-        block: [THREADS, 1, 1],
-        shared: check_shared(gpu, shared, q.width),
-        early: false,
-    };
-    let kernels = if hopper.is_some() { &BACKWARD_HOPPER_KERNELS } else { &BACKWARD_KERNELS };
-    launch!(gpu, kernels, name, grid; inputs, uploaded.shape);
+    let units = batch * k.count * parts;
+    // Bytes: two stages of queries and output gradients with their sums; keys and values; P^T, except on Hopper, and dS^T.
+    let stages = 2 * 2 * QUERIES * (d + e) + 4 * 4 * QUERIES;
+    if wide.is_some() {
+        let (block, cluster, threads) = WIDE_BLOCK;
+        // The last of the tuple: keys of the other block. Then its dS^T.
+        let shared = stages + 2 * block * (d + e + 64 * keys + 2 * QUERIES) + BARRIERS;
+        let grid = Launch::blocks(units * seq.div_ceil(cluster * block) * cluster, threads)
+            .shared(check_shared(gpu, shared, q.width))
+            .cluster(cluster);
+        let (of_queries, of_keys) = ([q.count, seq, batch], [k.count, seq, batch]);
+        let q_map = head_boxes(gpu, "q", q_at.heads, of_queries, QUERIES);
+        let k_map = head_boxes(gpu, "k", k_at.heads, of_keys, block);
+        let v_map = head_boxes(gpu, "v", v_at.heads, of_keys, block);
+        let d_out_map = head_boxes(gpu, "d_out", d_out_at.heads, of_queries, QUERIES);
+        launch!(gpu, BACKWARD_WIDE_KERNELS, name, grid;
+            inputs, uploaded.shape, q_map, k_map, v_map, d_out_map);
+    } else {
+        let squares = if hopper.is_some() { 1 } else { 2 };
+        let shared = stages + 2 * keys * (d + e + squares * QUERIES);
+        let grid = Launch::blocks(units * seq.div_ceil(keys), THREADS)
+            .shared(check_shared(gpu, shared, q.width));
+        let kernels = if hopper.is_some() { &BACKWARD_HOPPER_KERNELS } else { &BACKWARD_KERNELS };
+        launch!(gpu, kernels, name, grid; inputs, uploaded.shape);
+    }
 
     let finish =
         |sums: u64, row_tiles: usize, columns: usize, factor: f32, to: &Ready, adds: i32, heads: i32| {

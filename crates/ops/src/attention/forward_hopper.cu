@@ -1,39 +1,54 @@
-// The forward pass of forward.cu for Hopper's matrix unit.
+// The forward pass of forward.cu for Hopper's matrix unit and copy engine.
 //
-// A block of two warpgroups takes 128 queries of one head, 64 each, and walks over the keys, BN at a time, with two stages
-// of keys and of values in shared memory. Within a warpgroup the products of one block of keys with the queries are
-// computed while the probabilities of the block before are multiplied with its values, and the softmax of the new scores
-// runs beside the latter (FlashAttention-3, arXiv 2407.08608, section 3.2).
+// A block has 128 queries of one head, 64 for each of two warpgroups; a warp of a third asks the copy engine for keys and
+// values, BN at a time, two stages of each, whose barriers count copies (`full`) and warps that have read (`empty`). Within
+// a warpgroup the products of one block of keys with the queries are computed while the probabilities of the block before
+// are multiplied with its values; the two warpgroups take turns in asking for products, so that one's softmax runs beside
+// the other's (FlashAttention-3, arXiv 2407.08608, sections 3.1 and 3.2).
+#include "paged/hopper.cuh"
 #include "shape.cuh"
 #include "wgmma.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-constexpr int BM = 128, THREADS = 256;
+constexpr int BM = 128, GROUPS = 2, STAGES = 2, WARPS = 4 * GROUPS;
 
-template <int ROWS, int COLS>
-__device__ __forceinline__ void load_blocked(uint32_t tile, const Heads& heads, int64_t token, int head, int first, int rows) {
-    load_chunks<ROWS, COLS, THREADS>(tile, heads, token, head, first, rows, at_blocked<ROWS>);
+// Barriers of both warpgroups: whose turn it is. And one of each warpgroup's own.
+constexpr int TURN = 1, ALONE = TURN + GROUPS;
+
+template <int D, int E, int BN>
+struct Places {
+    static constexpr int K_STAGE = BN * D * 2, V_STAGE = BN * E * 2;
+    uint32_t q, k, v, barriers;
+
+    __device__ __forceinline__ explicit Places(uint32_t start)
+        : q(start), k(q + BM * D * 2), v(k + STAGES * K_STAGE), barriers(v + STAGES * V_STAGE) {}
+    __device__ __forceinline__ uint32_t asked() const { return barriers; }
+    __device__ __forceinline__ uint32_t full(int which, int stage) const { return barriers + 8 + (which * STAGES + stage) * 8; }
+    __device__ __forceinline__ uint32_t empty(int which, int stage) const { return full(which, stage) + 16 * STAGES; }
+};
+constexpr int KEYS = 0, VALUES = 1;
+
+__device__ __forceinline__ void released(uint32_t barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) hopper::barrier_arrive(barrier);
 }
 
 template <int D, int E, int BN>
-__device__ __forceinline__ void forward(const Heads& q, const Heads& k, const Heads& v, const Heads& out, float* lse,
-                                        const Shape& shape) {
+__device__ __forceinline__ void forward(const Heads& out, float* lse, const Shape& shape, const CUtensorMap* q_map,
+                                        const CUtensorMap* k_map, const CUtensorMap* v_map) {
     constexpr int NT = BN / 8, ET = E / 8;
     // Columns of the values that one product takes.
     constexpr int EN = E % 128 == 0 ? 128 : 64;
     extern __shared__ __align__(1024) char shared[];
-    const uint32_t sq = shared_address(shared), sk = sq + BM * D * 2, sv = sk + 2 * BN * D * 2;
+    const Places<D, E, BN> at(shared_address(shared));
 
     const int parts_of_seq = (shape.seq + BM - 1) / BM, unit = blockIdx.x / parts_of_seq;
     const int head = unit % shape.heads, batch = unit / shape.heads;
     const int kv_head = head / (shape.heads / shape.kv_heads);
     const int first_query = (parts_of_seq - 1 - blockIdx.x % parts_of_seq) * BM;
-    const int past = shape.past, keys = past + shape.seq;
-    const int64_t token = int64_t(batch) * shape.seq, key_token = int64_t(batch) * keys;
-    const int group = warpgroup(), warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
-    const Score score(shape, head);
-
+    const int64_t token = int64_t(batch) * shape.seq;
+    const int past = shape.past;
     int first_key = 0;
     if (shape.starts) {
         const int parts = (shape.seq + 63) / 64;
@@ -44,19 +59,41 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     }
     const int last_query = min(first_query + BM, shape.seq) - 1, blocks = (past + last_query - first_key) / BN + 1;
 
-    auto load_k = [&](int j) {
-        load_blocked<BN, D>(sk + j % 2 * BN * D * 2, k, key_token, kv_head, first_key + j * BN, keys);
-    };
-    auto load_v = [&](int j) {
-        load_blocked<BN, E>(sv + j % 2 * BN * E * 2, v, key_token, kv_head, first_key + j * BN, keys);
-    };
-    load_blocked<BM, D>(sq, q, token, head, first_query, shape.seq);
-    load_k(0);
-    commit_copies();
-    load_v(0);
-    if (blocks > 1) load_k(1);
-    commit_copies();
+    if (threadIdx.x == 0) {
+        hopper::barrier_init(at.asked(), 1);
+        for (int stage = 0; stage < STAGES; stage++)
+            for (int which : {KEYS, VALUES}) {
+                hopper::barrier_init(at.full(which, stage), 1);
+                hopper::barrier_init(at.empty(which, stage), WARPS);
+            }
+        hopper::barrier_init_fence();
+    }
+    __syncthreads();
+    const int group = warpgroup();
 
+    if (group == GROUPS) {
+        hopper::give_registers<24>();
+        if (threadIdx.x != GROUPS * 128) return;
+        hopper::barrier_expect(at.asked(), BM * D * 2);
+        for (int c = 0; c < D / 64; c++)
+            hopper::copy_box(at.q + c * BM * 128, q_map, at.asked(), c * 64, head, first_query, batch);
+        for (int j = 0; j < blocks; j++) {
+            const int stage = j % STAGES, parity = j / STAGES % 2, key = first_key + j * BN;
+            hopper::barrier_wait(at.empty(KEYS, stage), parity ^ 1);
+            hopper::barrier_expect(at.full(KEYS, stage), at.K_STAGE);
+            for (int c = 0; c < D / 64; c++)
+                hopper::copy_box(at.k + stage * at.K_STAGE + c * BN * 128, k_map, at.full(KEYS, stage), c * 64, kv_head, key, batch);
+            hopper::barrier_wait(at.empty(VALUES, stage), parity ^ 1);
+            hopper::barrier_expect(at.full(VALUES, stage), at.V_STAGE);
+            for (int c = 0; c < E / 64; c++)
+                hopper::copy_box(at.v + stage * at.V_STAGE + c * BN * 128, v_map, at.full(VALUES, stage), c * 64, kv_head, key, batch);
+        }
+        return;
+    }
+
+    hopper::take_registers<240>();
+    const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+    const Score score(shape, head);
     float o[E / EN][EN / 8][4] = {}, s[NT][4];
     float top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, keep[2];
     int start[2];
@@ -67,17 +104,22 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
         start[half] = shape.starts && row < shape.seq ? shape.starts[token + row] : 0;
     }
 
+    auto my_turn = [&] { asm volatile("bar.sync %0, %1;" ::"r"(TURN + group), "n"(GROUPS * 128) : "memory"); };
+    auto your_turn = [&] { asm volatile("bar.arrive %0, %1;" ::"r"(TURN + (group ^ 1)), "n"(GROUPS * 128) : "memory"); };
     auto scores = [&](int j) {
-        const uint32_t tile = sk + j % 2 * BN * D * 2;
+        const uint32_t tile = at.k + j % STAGES * at.K_STAGE;
+        hopper::barrier_wait(at.full(KEYS, j % STAGES), j / STAGES % 2);
+        wgmma_fence();
 #pragma unroll
-        for (int kk = 0; kk < D / 16; kk++) {
-            const uint64_t a = tile_descriptor(sq + kk / 4 * BM * 128 + group * 64 * 128 + kk % 4 * 32, 0);
-            wgmma<0, 0>(s, a, tile_descriptor(tile + kk / 4 * BN * 128 + kk % 4 * 32, 0), kk > 0);
-        }
+        for (int kk = 0; kk < D / 16; kk++)
+            wgmma<0, 0>(s, tile_descriptor(at.q + kk / 4 * BM * 128 + group * 64 * 128 + kk % 4 * 32, 0),
+                        tile_descriptor(tile + kk / 4 * BN * 128 + kk % 4 * 32, 0), kk > 0);
         wgmma_commit();
     };
     auto values = [&](int j) {
-        const uint32_t tile = sv + j % 2 * BN * E * 2;
+        const uint32_t tile = at.v + j % STAGES * at.V_STAGE;
+        hopper::barrier_wait(at.full(VALUES, j % STAGES), j / STAGES % 2);
+        wgmma_fence();
 #pragma unroll
         for (int kk = 0; kk < BN / 16; kk++)
 #pragma unroll
@@ -89,12 +131,12 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     auto softmax = [&](int j) {
         const int key = first_key + j * BN;
         const bool masked = key + BN > past + first_query + warp_row || shape.starts;
+        // With a positive scale the largest product is the largest score, and the scale is part of the exponent.
+        const bool plain = !masked && !shape.slopes && score.scale > 0.f;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int query = past + first_query + warp_row + half * 8 + lane / 4;
             float most = top[half];
-            // With a positive scale the largest product is the largest score, and the scale is part of the exponent.
-            const bool plain = !masked && !shape.slopes && score.scale > 0.f;
             float raw = -INFINITY;
             if (plain) {
 #pragma unroll
@@ -135,32 +177,29 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
         }
     };
 
-    wait_copies<1>();
-    fence_for_products();
-    __syncthreads();
-    wgmma_fence();
+    if (group == 1) your_turn();
+    hopper::barrier_wait(at.asked(), 0);
+    my_turn();
     scores(0);
+    your_turn();
     wgmma_wait<0>();
     settle(s);
+    released(at.empty(KEYS, 0));
     softmax(0);
     pack_probabilities();
     for (int j = 0; j + 1 < blocks; j++) {
-        // Keys j + 1 and values j are there; keys j and values j - 1 have been used by all.
-        wait_copies<0>();
-        fence_for_products();
-        __syncthreads();
-        wgmma_fence();
+        my_turn();
         scores(j + 1);
         values(j);
-        if (j + 2 < blocks) load_k(j + 2);
-        load_v(j + 1);
-        commit_copies();
+        your_turn();
         wgmma_wait<1>();
         settle(s);
+        released(at.empty(KEYS, (j + 1) % STAGES));
         softmax(j + 1);
         wgmma_wait<0>();
 #pragma unroll
         for (int n = 0; n < E / EN; n++) settle(o[n]);
+        released(at.empty(VALUES, j % STAGES));
 #pragma unroll
         for (int n = 0; n < E / EN; n++)
 #pragma unroll
@@ -172,17 +211,15 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
             }
         pack_probabilities();
     }
-    wait_copies<0>();
-    fence_for_products();
-    __syncthreads();
-    wgmma_fence();
+    my_turn();
     values(blocks - 1);
+    if (group == 0) your_turn();
     wgmma_wait<0>();
 #pragma unroll
     for (int n = 0; n < E / EN; n++) settle(o[n]);
 
-    // Outputs take the place of the queries: rows leave 16 bytes at a time.
-    __syncthreads();
+    // Outputs take the place of the warpgroup's queries: rows leave 16 bytes at a time.
+    hopper::named_barrier(ALONE + group, 128);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float total = sum[half];
@@ -208,22 +245,22 @@ __device__ __forceinline__ void forward(const Heads& q, const Heads& k, const He
     }
 }
 
-#define BODY(D, E, BN) forward<D, E, BN>(q, k, v, out, lse, shape)
+#define BODY(D, E, BN) forward<D, E, BN>(out, lse, shape, &q, &k, &v)
 #else
 #define BODY(D, E, BN)
 #endif
 
-#define KERNEL(D, E, BN)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                   \
-        forward_##D##_##E(const __grid_constant__ Heads q, const __grid_constant__ Heads k,                \
-                          const __grid_constant__ Heads v, const __grid_constant__ Heads out, float* lse,  \
-                          const __grid_constant__ Shape shape) {                                           \
-        BODY(D, E, BN);                                                                                    \
+#define KERNEL(D, E, BN)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(384, 1)                                                             \
+        forward_##D##_##E(const __grid_constant__ Heads out, float* lse, const __grid_constant__ Shape shape,        \
+                          const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,              \
+                          const __grid_constant__ CUtensorMap v) {                                                   \
+        BODY(D, E, BN);                                                                                              \
     }
 // As `FORWARD_HOPPER` in cuda.rs has them.
 KERNEL(64, 64, 128)
 KERNEL(128, 64, 128)
 KERNEL(128, 128, 128)
-KERNEL(192, 128, 64)
-KERNEL(192, 192, 64)
-KERNEL(256, 256, 64)
+KERNEL(192, 128, 128)
+KERNEL(192, 192, 96)
+KERNEL(256, 256, 80)

@@ -18,12 +18,14 @@ pub(crate) struct Launch {
     pub(crate) shared: usize,
     /// Starts while the kernel before it ends, for which it waits by itself (programmatic dependent launch).
     pub(crate) early: bool,
+    /// Neighbouring blocks that run together and see each other's shared memory (Hopper and later).
+    pub(crate) cluster: usize,
 }
 
 impl Launch {
     /// `blocks` blocks of `threads` threads.
     pub(crate) fn blocks(blocks: usize, threads: u32) -> Self {
-        Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared: 0, early: false }
+        Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared: 0, early: false, cluster: 1 }
     }
 
     /// For loops over `rows` and `cols / lanes` (FOR_ROWS, FOR_COLS): blocks of 256 threads, as many across a row as it
@@ -32,7 +34,7 @@ impl Launch {
         let across = cols.div_ceil(lanes).next_power_of_two().clamp(1, 256) as u32;
         let down = 256 / across;
         let blocks = rows.div_ceil(down as usize).clamp(1, 1 << 20) as u32;
-        Self { grid: [blocks, 1, 1], block: [across, down, 1], shared: 0, early: false }
+        Self { grid: [blocks, 1, 1], block: [across, down, 1], shared: 0, early: false, cluster: 1 }
     }
 
     /// As [`Launch::rows`] for few long rows too: each has as many blocks (FOR_COLS_SPREAD) as it has work for.
@@ -45,6 +47,11 @@ impl Launch {
     /// The same with `bytes` of dynamic shared memory.
     pub(crate) fn shared(self, bytes: usize) -> Self {
         Self { shared: bytes, ..self }
+    }
+
+    /// The same in clusters of `blocks` blocks.
+    pub(crate) fn cluster(self, blocks: usize) -> Self {
+        Self { cluster: blocks, ..self }
     }
 
     /// The same, started early: the kernel begins with `wait_for_previous_kernel`.
@@ -120,17 +127,28 @@ pub(crate) use forms;
 /// `arguments` point to values of the kernel's parameter types; addresses among them are of the device's memory and large
 /// enough for what the kernel does with them.
 pub(crate) unsafe fn start(gpu: &Gpu, function: Function, launch: Launch, arguments: &mut [*mut c_void]) {
-    let Launch { grid, block, shared, early } = launch;
+    let Launch { grid, block, shared, early, cluster } = launch;
     assert!(
         shared <= function.shared_limit(),
         "a kernel needs {shared} bytes of shared memory, {} can be had",
         function.shared_limit()
     );
-    let mut attribute = sys::CUlaunchAttribute {
-        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-        pad: Default::default(),
-        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-    };
+    let attribute = |id, value| sys::CUlaunchAttribute { id, pad: Default::default(), value };
+    use sys::CUlaunchAttributeID as Id;
+    let mut attributes = [attribute(
+        Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        sys::CUlaunchAttributeValue {
+            clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: cluster as u32, y: 1, z: 1 },
+        },
+    ); 2];
+    let mut count = usize::from(cluster > 1);
+    if early && gpu.capability() >= EARLY {
+        attributes[count] = attribute(
+            Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        );
+        count += 1;
+    }
     let config = sys::CUlaunchConfig {
         gridDimX: grid[0],
         gridDimY: grid[1],
@@ -140,8 +158,8 @@ pub(crate) unsafe fn start(gpu: &Gpu, function: Function, launch: Launch, argume
         blockDimZ: block[2],
         sharedMemBytes: shared as u32,
         hStream: gpu.stream(),
-        attrs: &raw mut attribute,
-        numAttrs: u32::from(early && gpu.capability() >= EARLY),
+        attrs: attributes.as_mut_ptr(),
+        numAttrs: count as u32,
     };
     // SAFETY: the caller's promise; the attribute lives during the call.
     let started = unsafe {

@@ -3,11 +3,13 @@
 //! Each op's `cuda.rs` holds `static KERNELS: Module = module!("name");` for the fat binary that `build.rs` made of the
 //! `kernel.cu` beside it, and launches functions of it with [`launch!`](crate::cuda::launch).
 
+mod boxes;
 pub(crate) mod gemm;
 mod launch;
 mod module;
 mod uploads;
 
+pub(crate) use boxes::{Boxes, boxes};
 pub(crate) use launch::{Forms, Launch, Mat, forms, launch, start};
 pub(crate) use module::{Function, Module, module};
 pub(crate) use uploads::{arena, scratch, uploaded_f32, uploaded_u32};

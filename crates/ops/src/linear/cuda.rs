@@ -67,6 +67,7 @@ pub(super) fn backward_bias(dy: &Tensor, d_bias: &Tensor, accumulate: bool) {
         block: [32, 8, 1],
         shared: 0,
         early: false,
+        cluster: 1,
     };
     launch!(gpu, KERNELS, name, grid; Mat::of(dy), partial.address(), rows as i32, cols as i32);
     launch!(gpu, KERNELS, "finish_sums", Launch::blocks(cols.div_ceil(128), 128);

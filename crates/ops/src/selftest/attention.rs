@@ -46,6 +46,14 @@ fn cases() -> Vec<Case> {
         }
         cases.push(Case { width, value_width, seq: 300, documents: Some(37), ..BASE });
     }
+    // Wide heads: biases, many heads on one, sequences that end within a block's keys, documents within and across them.
+    for (width, value_width) in [(192, 128), (256, 256)] {
+        cases.push(Case { width, value_width, alibi: true, seq: 200, heads: 6, ..BASE });
+        cases.push(Case { width, value_width, batch: 1, seq: 1100, heads: 12, documents: Some(170), ..BASE });
+    }
+    cases.push(Case { width: 136, value_width: 256, seq: 129, heads: 5, ..BASE });
+    cases.push(Case { width: 256, value_width: 72, seq: 321, heads: 6, kv_heads: 2, ..BASE });
+    cases.push(Case { width: 256, value_width: 256, seq: 70, gaps: Gaps::Odd, ..BASE });
     // What no kernel takes as it lies; biases; one sequence for a whole GPU; many short documents.
     cases.push(Case { width: 20, value_width: 12, gaps: Gaps::Odd, ..BASE });
     cases.push(Case { width: 128, value_width: 128, gaps: Gaps::Odd, ..BASE });

@@ -44,6 +44,7 @@ pub(super) fn backward(
         block: [32, 8, 1],
         shared: 0,
         early: false,
+        cluster: 1,
     };
     let name = if dtype == DType::F32 { "backward_f32" } else { "backward_bf16" };
     let partial = scratch(gpu, parts, width);
