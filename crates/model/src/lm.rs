@@ -8,7 +8,7 @@ use crate::{
     error::{CheckpointError, ConfigError, WeightError},
     position::RopeTables,
     sequences::Sequences,
-    tape::{Loss, Pending, Tape, Var},
+    tape::{Loss, Pending, Tape, Var, Watch},
     weights::{Param, Weights},
 };
 use keyfold_core::DType;
@@ -164,7 +164,31 @@ impl LanguageModel {
         sequences: &Sequences,
         scale: f32,
     ) -> Pending {
-        let mut tape = Tape::recording(&self.arena, self.options.saved_dtype);
+        let tape = Tape::recording(&self.arena, self.options.saved_dtype);
+        self.run(tape, ids, targets, sequences, scale)
+    }
+
+    /// Does what [`Self::forward_backward`] does while `watch` looks at each op's results.
+    pub fn forward_backward_watched(
+        &self,
+        ids: &[u32],
+        targets: &[u32],
+        sequences: &Sequences,
+        scale: f32,
+        watch: &Watch,
+    ) {
+        let tape = Tape::recording(&self.arena, self.options.saved_dtype).watched(watch);
+        self.run(tape, ids, targets, sequences, scale);
+    }
+
+    fn run(
+        &self,
+        mut tape: Tape,
+        ids: &[u32],
+        targets: &[u32],
+        sequences: &Sequences,
+        scale: f32,
+    ) -> Pending {
         let x = self.hidden(&mut tape, ids, sequences);
         let loss = tape.linear_cross_entropy(&x, &self.trunk.head, targets, scale);
         drop(x);
@@ -202,7 +226,8 @@ impl LanguageModel {
     fn hidden(&self, tape: &mut Tape, ids: &[u32], sequences: &Sequences) -> Var {
         let mut x = self.trunk.embed(tape, ids);
         let mut update = None;
-        for layer in &self.layers {
+        for (number, layer) in self.layers.iter().enumerate() {
+            tape.enter(Some(number));
             let (stream, pending) = if self.options.checkpoint_layers && tape.is_recording() {
                 let (layer, sequences) = (layer.clone(), sequences.clone());
                 tape.checkpoint(x, update, move |tape, x, update| layer.forward(tape, x, update, &sequences))
@@ -212,6 +237,7 @@ impl LanguageModel {
             x = stream;
             update = Some(pending);
         }
+        tape.enter(None);
         let x = tape.add_norm(x, update, &self.trunk.norm, self.trunk.eps).1;
         tape.settle();
         x

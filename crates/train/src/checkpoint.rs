@@ -97,7 +97,7 @@ impl Trainer {
             tokens: self.tokens,
             elapsed_s,
             optimizer: self.config.train.optimizer.kind().to_owned(),
-            data: self.data.state(),
+            data: self.data_state(),
         };
         let error = file_error(&path);
         let text = serde_json::to_string_pretty(&state).map_err(|e| error(e.to_string()))?;

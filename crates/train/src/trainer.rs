@@ -2,8 +2,11 @@
 
 use crate::{config::RunConfig, evaluate::evaluate, optimizer::Optimizer};
 use keyfold_core::units;
-use keyfold_data::{Batch, DataError, Dataset};
-use keyfold_model::{LanguageModel, ModelError, Sequences, TapeOptions, tape::Loss};
+use keyfold_data::{Batch, DataError, Dataset, SamplerState};
+use keyfold_model::{
+    LanguageModel, ModelError, Sequences, TapeOptions,
+    tape::{Culprit, Loss, Watch},
+};
 use keyfold_ops::adamw::Clip;
 use keyfold_ops::sample::SampleError;
 use keyfold_tensor::{Arena, Device, DeviceError, catch};
@@ -16,6 +19,13 @@ pub struct Trainer {
     pub(crate) data: Dataset,
     pub(crate) step: u64,
     pub(crate) tokens: u64,
+    ahead: Option<Ahead>,
+}
+
+/// The batches of the next update, drawn while a device computes, and where the data was before.
+struct Ahead {
+    batches: Result<Vec<Batch>, DataError>,
+    before: SamplerState,
 }
 
 /// What one update did.
@@ -72,7 +82,7 @@ pub enum TrainError {
         available: u64,
     },
     /// The loss or the gradient is not finite: weights would be lost.
-    #[error("step {step}: the {what} is {value}; the weights are those of step {}: lower train.lr or raise warm-up", step - 1)]
+    #[error("step {step}: the {what} is {value}; {}; the weights are those of step {}: lower train.lr or raise warm-up", told(*culprit), step - 1)]
     NotFinite {
         /// The update that was not made.
         step: u64,
@@ -80,7 +90,16 @@ pub enum TrainError {
         what: &'static str,
         /// Its value.
         value: f64,
+        /// The first op whose result was not finite when the step was run again.
+        culprit: Option<Culprit>,
     },
+}
+
+fn told(culprit: Option<Culprit>) -> String {
+    match culprit {
+        Some(culprit) => format!("first in {culprit}"),
+        None => "run again, every op's results were finite".to_owned(),
+    }
 }
 
 /// Bytes per parameter: weight, gradient and two moments, f32; a GPU keeps the weight in bf16 as well.
@@ -117,7 +136,15 @@ impl Trainer {
             checkpoint_layers: train.activation_checkpointing,
         };
         let optimizer = Optimizer::new(train.optimizer, model.weights(), model.arena());
-        Self { config, model: model.with_tape_options(options), optimizer, data, step: 0, tokens: 0 }
+        Self {
+            config,
+            model: model.with_tape_options(options),
+            optimizer,
+            data,
+            step: 0,
+            tokens: 0,
+            ahead: None,
+        }
     }
 
     /// The resolved configuration.
@@ -151,15 +178,27 @@ impl Trainer {
     /// When data cannot be read, or the loss or gradient is not finite; the weights are then those before.
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
         let train = &self.config.train;
-        let (step, rows) = (self.step + 1, train.batch_size);
+        let step = self.step + 1;
         let lr = train.lr * train.schedule.factor(step, train.steps);
-        let batches: Vec<Batch> =
-            (0..train.accumulate).map(|_| self.data.next_batch(rows)).collect::<Result<_, DataError>>()?;
+        let batches = match self.ahead.take() {
+            Some(ahead) => ahead.batches?,
+            None => self.draw()?,
+        };
         let scored: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         let (loss, grad_norm) = catch(|| self.update(&batches, scored, step, lr))??;
         self.step = step;
         self.tokens += scored as u64;
         Ok(StepReport { step, tokens: self.tokens, loss, grad_norm, lr })
+    }
+
+    fn draw(&mut self) -> Result<Vec<Batch>, DataError> {
+        let train = &self.config.train;
+        (0..train.accumulate).map(|_| self.data.next_batch(train.batch_size)).collect()
+    }
+
+    /// Where the data is: its next batch is that of the next update.
+    pub(crate) fn data_state(&self) -> SamplerState {
+        self.ahead.as_ref().map_or_else(|| self.data.state(), |ahead| ahead.before.clone())
     }
 
     /// One update from `batches`, whose `scored` targets count: the loss before it, and the gradient's norm.
@@ -171,30 +210,56 @@ impl Trainer {
         lr: f64,
     ) -> Result<(f64, f64), TrainError> {
         self.model.weights_mut().zero_grad();
+        let scale = 1.0 / scored as f32;
         let mut losses = Vec::with_capacity(batches.len());
         for batch in batches {
             let sequences = sequences(batch, self.config.data.mask_documents);
-            let scale = 1.0 / scored as f32;
             losses.push(self.model.forward_backward(&batch.inputs, &batch.targets, &sequences, scale));
         }
         let norm = Optimizer::grad_norm(self.model.weights());
         let read = || {
             let mut total = Loss::default();
             losses.iter().for_each(|loss| total += loss.read());
-            for (what, value) in [("loss", total.mean()), ("gradient norm", norm.read())] {
-                if !value.is_finite() {
-                    return Err(TrainError::NotFinite { step, what, value });
-                }
-            }
-            Ok((total.mean(), norm.read()))
+            (total.mean(), norm.read())
         };
         let clip = Clip { norm: &norm, max: self.config.train.clip_norm };
-        // A device is asked only when it has all its work: waiting before the update would leave it idle. Where the norm is
-        // not finite the update changes nothing.
-        let on_device = self.model.arena().device() != Device::Cpu;
-        let early = if on_device { None } else { Some(read()?) };
-        self.optimizer.update(self.model.weights_mut(), step, lr, Some(clip));
-        early.map_or_else(read, Ok)
+        // A device is asked only when it has all its work: waiting before the update would leave it idle. Meanwhile the next
+        // batches are drawn.
+        let (loss, grad_norm) = if self.model.arena().device() == Device::Cpu {
+            let known = read();
+            if known.0.is_finite() && known.1.is_finite() {
+                self.optimizer.update(self.model.weights_mut(), step, lr, Some(clip));
+            }
+            known
+        } else {
+            // Where the norm is not finite this changes nothing.
+            self.optimizer.update(self.model.weights_mut(), step, lr, Some(clip));
+            let before = self.data.state();
+            self.ahead = Some(Ahead { batches: self.draw(), before });
+            read()
+        };
+        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                let culprit = self.culprit(batches, scale);
+                return Err(TrainError::NotFinite { step, what, value, culprit });
+            }
+        }
+        Ok((loss, grad_norm))
+    }
+
+    /// Runs a step's passes again and looks at each op's results.
+    fn culprit(&mut self, batches: &[Batch], scale: f32) -> Option<Culprit> {
+        self.model.weights_mut().zero_grad();
+        let weights = self.model.weights();
+        let gradients =
+            [&weights.matrices, &weights.vectors].into_iter().filter_map(|flat| flat.grad.clone());
+        let watch = Watch::new(self.model.arena(), gradients.collect());
+        for batch in batches {
+            let sequences = sequences(batch, self.config.data.mask_documents);
+            let (ids, targets) = (&batch.inputs, &batch.targets);
+            self.model.forward_backward_watched(ids, targets, &sequences, scale, &watch);
+        }
+        watch.culprit()
     }
 }
 
@@ -216,7 +281,7 @@ impl Trainer {
         catch(|| evaluate(&self.model, &self.data, self.config.train.batch_size, tokens, masked))?
     }
 
-    /// The data, after the run.
+    /// The data, after the run. Batches may have been drawn ahead.
     pub fn into_data(self) -> Dataset {
         self.data
     }

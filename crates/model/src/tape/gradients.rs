@@ -50,6 +50,17 @@ impl Gradients {
         self.tensors[slot.id].clone()
     }
 
+    /// All gradients but those of values that are being put together from their parts'.
+    pub(super) fn complete(&self) -> impl Iterator<Item = &Tensor> {
+        let mut whole = vec![true; self.tensors.len()];
+        for (parent, part) in self.parents.iter().zip(&self.tensors) {
+            if let (Some(parent), Some(_)) = (parent, part) {
+                whole[parent.slot.id] = false;
+            }
+        }
+        self.tensors.iter().zip(whole).filter_map(|(tensor, whole)| tensor.as_ref().filter(|_| whole))
+    }
+
     /// Memory to write a contribution to, and whether to add (`true`) or to overwrite (`false`).
     pub(super) fn target(&mut self, slot: &Slot) -> (Tensor, bool) {
         let dtype = super::activation_dtype(&self.arena);

@@ -13,10 +13,12 @@ mod gradients;
 mod later;
 mod moe;
 mod ops;
+mod watch;
 
 pub use gradients::Gradients;
 pub use keyfold_ops::cross_entropy::{Loss, Pending};
 pub use ops::{AttentionArgs, HeadVar};
+pub use watch::{Culprit, Pass, Watch};
 
 use keyfold_core::DType;
 use keyfold_tensor::{Arena, Device, Tensor};
@@ -69,10 +71,19 @@ pub struct Tape {
     arena: Arena,
     recording: bool,
     saved_dtype: DType,
-    nodes: Vec<Backward>,
+    nodes: Vec<Node>,
     parents: Vec<Option<gradients::Parent>>,
     /// Values that are yet to be computed.
     later: Vec<later::Later>,
+    watch: Option<Watch>,
+}
+
+/// A recorded op.
+struct Node {
+    op: &'static str,
+    /// Known where the tape is watched.
+    layer: Option<usize>,
+    backward: Backward,
 }
 
 impl Tape {
@@ -86,6 +97,20 @@ impl Tape {
             nodes: Vec::new(),
             parents: Vec::new(),
             later: Vec::new(),
+            watch: None,
+        }
+    }
+
+    /// The tape with an eye on every op's results, which is slow.
+    #[must_use]
+    pub fn watched(self, watch: &Watch) -> Self {
+        Self { watch: Some(watch.clone()), ..self }
+    }
+
+    /// What follows belongs to layer `layer`, or to none.
+    pub fn enter(&self, layer: Option<usize>) {
+        if let Some(watch) = &self.watch {
+            watch.enter(layer);
         }
     }
 
@@ -122,7 +147,10 @@ impl Tape {
             gradients.add(&Slot::of(&var), gradient);
         }
         while let Some(node) = self.nodes.pop() {
-            node(&mut gradients);
+            (node.backward)(&mut gradients);
+            if let Some(watch) = &self.watch {
+                watch.backward(node.op, node.layer, &gradients);
+            }
         }
         gradients
     }
@@ -137,15 +165,24 @@ impl Tape {
         let (saved_x, saved_update) =
             (self.save(x.value()), update.as_ref().map(|update| self.save(update.value())));
         let (from_x, from_update) = (Slot::of(&x), update.as_ref().map(Slot::of));
-        let mut inner = Self::inference(&self.arena);
+        let mut inner = match &self.watch {
+            None => Self::inference(&self.arena),
+            Some(watch) => Self::recording(&self.arena, self.saved_dtype).watched(watch),
+        };
         let (inner_x, inner_update) = (inner.leaf(x.tensor), update.map(|update| inner.leaf(update.tensor)));
         let (x, update) = layer(&mut inner, inner_x, inner_update);
         let (x, update) = (self.leaf(x.tensor), self.leaf(update.tensor));
         let (to_x, to_update, saved_dtype) = (Slot::of(&x), Slot::of(&update), self.saved_dtype);
-        self.record(move |g| {
+        let watch = self.watch.clone();
+        let at = watch.as_ref().and_then(Watch::layer);
+        self.record("checkpoint", move |g| {
             let seeds = [g.take(&to_x), g.take(&to_update)];
             let arena = g.arena().clone();
             let mut inner = Self::recording(&arena, saved_dtype);
+            if let Some(watch) = watch {
+                inner = inner.watched(&watch);
+                inner.enter(at);
+            }
             let x = inner.leaf(saved_x.load(&arena));
             let update = saved_update.map(|saved| inner.leaf(saved.load(&arena)));
             let (out_x, out_update) = layer(&mut inner, x.clone(), update.clone());
@@ -166,12 +203,14 @@ impl Tape {
     fn var(&mut self, tensor: Tensor, parent: Option<gradients::Parent>) -> Var {
         self.settle();
         self.parents.push(parent);
+        self.watch_value(&tensor);
         Var { id: self.parents.len() - 1, tensor, done: None }
     }
 
     /// A value beside those that are put off.
     fn var_of(&mut self, tensor: Tensor) -> Var {
         self.parents.push(None);
+        self.watch_value(&tensor);
         Var { id: self.parents.len() - 1, tensor, done: None }
     }
 
@@ -180,9 +219,18 @@ impl Tape {
         self.var(value, None)
     }
 
-    fn record(&mut self, backward: impl FnOnce(&mut Gradients) + 'static) {
+    /// Keeps `backward` for the op of the name `op`, which has just run.
+    fn record(&mut self, op: &'static str, backward: impl FnOnce(&mut Gradients) + 'static) {
         if self.recording {
-            self.nodes.push(Box::new(backward));
+            let layer = self.watch.as_ref().and_then(|watch| watch.forward(op));
+            self.nodes.push(Node { op, layer, backward: Box::new(backward) });
+        }
+    }
+
+    /// Has the next recorded op answer for `value`.
+    fn watch_value(&self, value: &Tensor) {
+        if let Some(watch) = &self.watch {
+            watch.value(value);
         }
     }
 

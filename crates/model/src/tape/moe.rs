@@ -26,7 +26,7 @@ impl Tape {
         if self.recording {
             let (saved, from, to, router) =
                 (self.save(logits.value()), Slot::of(logits), Slot::of(&weights), *router);
-            self.record(move |g| {
+            self.record("route", move |g| {
                 let Some(d_weights) = g.take(&to) else { return };
                 let logits = saved.load(g.arena());
                 let mut d_logits = g.fresh(&from);
@@ -43,7 +43,7 @@ impl Tape {
         embedding::forward(rows, x.value(), &mut out.tensor);
         if self.recording {
             let (from, to, rows) = (Slot::of(x), Slot::of(&out), rows.to_vec());
-            self.record(move |g| {
+            self.record("gather", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut dx, accumulate) = g.target(&from);
                 if !accumulate {
@@ -73,7 +73,7 @@ impl Tape {
                 .collect();
             // Weights are few: they stay as they are.
             let (weights, from, to) = (weights.value().clone(), Slot::of(weights), Slot::of(&out));
-            self.record(move |g| {
+            self.record("scatter", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut d_weights, _) = g.target(&from);
                 d_weights.fill_zero();
@@ -99,7 +99,7 @@ impl Tape {
         let mut out = self.output(a.rows(), a.cols());
         add::forward(a.value(), b.value(), &mut out.tensor);
         let (a, b, to) = (Slot::of(a), Slot::of(b), Slot::of(&out));
-        self.record(move |g| {
+        self.record("add", move |g| {
             if let Some(d_out) = g.take(&to) {
                 g.add(&a, d_out.clone());
                 g.add(&b, d_out);

@@ -88,7 +88,7 @@ impl Tape {
         embedding::forward(ids, &table.value, &mut out.tensor);
         if let (true, Some(grad)) = (self.recording, &table.grad) {
             let (slot, mut grad, ids) = (Slot::of(&out), grad.clone(), ids.to_vec());
-            self.record(move |g| {
+            self.record("embedding", move |g| {
                 if let Some(d_out) = g.take(&slot) {
                     embedding::backward(&ids, &d_out, &mut grad);
                 }
@@ -114,7 +114,7 @@ impl Tape {
         linear::forward(x.value(), &w.value, None, &mut out.tensor, false);
         if self.recording {
             let (saved, from, to, w) = (self.save(x.value()), Slot::of(x), Slot::of(&out), w.clone());
-            self.record(move |g| {
+            self.record("linear", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 if let Some(mut grad) = w.grad {
                     linear::backward_weight(&d_out, &saved.load(g.arena()), &mut grad, true);
@@ -145,7 +145,7 @@ impl Tape {
         let out = self.var_of(out);
         if self.recording {
             let (saved, from, to, w) = (self.save(x.value()), Slot::of(x), Slot::of(&out), w.clone());
-            self.record(move |g| {
+            self.record("project", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 if let Some(mut grad) = w.bias.and_then(|bias| bias.grad) {
                     linear::backward_bias(&d_out, &mut grad, true);
@@ -172,7 +172,7 @@ impl Tape {
         let mut out = self.output(x.rows(), x.cols());
         add::scale(x.value(), factor, &mut out.tensor, false);
         let (from, to) = (Slot::of(x), Slot::of(&out));
-        self.record(move |g| {
+        self.record("scale", move |g| {
             let Some(d_out) = g.take(&to) else { return };
             let (mut dx, accumulate) = g.target(&from);
             add::scale(&d_out, factor, &mut dx, accumulate);
@@ -189,7 +189,7 @@ impl Tape {
         if self.recording {
             let (saved, from, to, weight) =
                 (self.save(x.value()), Slot::of(x), Slot::of(&out), weight.clone());
-            self.record(move |g| {
+            self.record("rms_norm", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut dx, accumulate) = g.target(&from);
                 norm_backward(&d_out, &saved.load(g.arena()), &weight, &rstd, &mut dx, accumulate);
@@ -223,7 +223,7 @@ impl Tape {
             let saved = self.save(&sum.tensor);
             let (x, delta, to_sum, to_out) = (Slot::of(&x), Slot::of(&delta), Slot::of(&sum), Slot::of(&out));
             let weight = weight.clone();
-            self.record(move |g| {
+            self.record("add_norm", move |g| {
                 if let Some(d_out) = g.take(&to_out) {
                     let (mut d_sum, accumulate) = g.target(&to_sum);
                     norm_backward(&d_out, &saved.load(g.arena()), &weight, &rstd, &mut d_sum, accumulate);
@@ -255,7 +255,7 @@ impl Tape {
         let parts = spans
             .map(|(column, width)| self.var(x.value().columns(column, width), Some(Parent { slot, column })));
         let slots: Vec<Slot> = parts.iter().map(Slot::of).collect();
-        self.record(move |g| g.join(&slots));
+        self.record("split", move |g| g.join(&slots));
         parts
     }
 
@@ -263,7 +263,7 @@ impl Tape {
     pub fn reshape(&mut self, x: &Var, rows: usize, cols: usize) -> Var {
         let out = self.var(x.value().reshape(rows, cols), None);
         let (from, to) = (Slot::of(x), Slot::of(&out));
-        self.record(move |g| {
+        self.record("reshape", move |g| {
             if let Some(d_out) = g.take(&to) {
                 g.add(&from, d_out.reshape(from.rows, from.cols));
             }
@@ -282,7 +282,8 @@ impl Tape {
         let positions = Positions::Rows { seq: sequences.seq };
         rope::apply(&mut x.value().clone(), heads, table, positions, false);
         let (slot, table, seq) = (Slot::of(x), table.clone(), sequences.seq);
-        self.record(move |g| {
+        self.watch_value(x.value());
+        self.record("rope_in_place", move |g| {
             if let Some(mut dx) = g.peek(&slot) {
                 rope::apply(&mut dx, heads, &table, Positions::Rows { seq }, true);
             }
@@ -303,7 +304,7 @@ impl Tape {
         let seq = sequences.seq;
         rope::apply(&mut out.tensor, heads, table, Positions::Rows { seq }, inverse);
         let (from, to, table) = (Slot::of(x), Slot::of(&out), table.clone());
-        self.record(move |g| {
+        self.record("rope", move |g| {
             if let Some(mut d_out) = g.take(&to) {
                 rope::apply(&mut d_out, heads, &table, Positions::Rows { seq }, !inverse);
                 g.add(&from, d_out);
@@ -332,7 +333,7 @@ impl Tape {
                 (Slot::of(q.var), Slot::of(k.var), Slot::of(v.var), Slot::of(&out));
             let (sq, sk, sv) = (q.saved(self), k.saved(self), v.saved(self));
             let (s_out, args, sequences) = (self.save(&out.tensor), args.clone(), sequences.clone());
-            self.record(move |g| {
+            self.record("attention", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let arena = g.arena().clone();
                 let [q, k, v] = [&sq, &sk, &sv].map(|saved| saved.value.load(&arena));
@@ -368,7 +369,7 @@ impl Tape {
         glu::forward(activation, gate_up.value(), &mut out.tensor);
         if self.recording {
             let (saved, from, to) = (self.save(gate_up.value()), Slot::of(gate_up), Slot::of(&out));
-            self.record(move |g| {
+            self.record("glu", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 // The activation has this one use, so its gradient may take its place.
                 let mut d_gate_up = saved.load(g.arena());
@@ -401,7 +402,7 @@ impl Tape {
         if self.recording {
             let (k, from, to) = (Slot::of(k), Slot::of(n), Slot::of(&out));
             let (n, alpha) = (self.save(n.value()), alpha.cloned());
-            self.record(move |g| {
+            self.record("value_map", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (mut dk, accumulate) = g.target(&k);
                 let (mut dn, _) = g.target(&from);
@@ -420,7 +421,7 @@ impl Tape {
         let (count, stride) = (nope.count, nope.stride);
         mla_keys::forward(nope.var.value(), stride, pe.value(), count, &mut out.tensor);
         let (from, from_pe, to) = (Slot::of(nope.var), Slot::of(pe), Slot::of(&out));
-        self.record(move |g| {
+        self.record("mla_keys", move |g| {
             let Some(d_out) = g.take(&to) else { return };
             let (mut d_nope, _) = g.target(&from);
             let (mut d_pe, accumulate) = g.target(&from_pe);
@@ -437,7 +438,7 @@ impl Tape {
         if self.recording {
             let (from_a, from_b, to) = (Slot::of(a), Slot::of(b), Slot::of(&out));
             let (a, b) = (self.save(a.value()), self.save(b.value()));
-            self.record(move |g| {
+            self.record("tpa", move |g| {
                 let Some(d_out) = g.take(&to) else { return };
                 let (a, b) = (a.load(g.arena()), b.load(g.arena()));
                 let ((mut da, _), (mut db, _)) = (g.target(&from_a), g.target(&from_b));
@@ -460,7 +461,8 @@ impl Tape {
         let loss =
             cross_entropy::forward_backward(x.value(), &w.value, targets, None, scale, &mut dx, &mut dw);
         let slot = Slot::of(x);
-        self.record(move |g| g.add(&slot, dx));
+        self.watch_value(&dx);
+        self.record("linear_cross_entropy", move |g| g.add(&slot, dx));
         loss
     }
 }

@@ -67,3 +67,55 @@ fn memory_is_given_back_while_the_backward_pass_runs() {
     drop((gradients, x, tape));
     assert_eq!(arena.stats().live, live);
 }
+
+#[test]
+fn a_watched_tape_names_the_first_op_that_is_not_finite() {
+    let arena = Arena::poisoned();
+    let (fine, huge) = (param(&arena, 2, 2, &[1.0, 2.0, 3.0, 4.0]), param(&arena, 1, 2, &[f32::MAX; 2]));
+    let run = |second: &Param, seed: f32| {
+        let watch = Watch::new(&arena, Vec::new());
+        let mut tape = Tape::recording(&arena, DType::F32).watched(&watch);
+        let x = tape.leaf(arena.tensor_of(1, 2, &[1.0, 1.0]));
+        tape.enter(Some(0));
+        let both = tape.linear(&x, &fine);
+        let [one, _unused] = tape.split(both, [1, 1]);
+        let y = tape.scale(&one, 2.0);
+        tape.enter(Some(1));
+        let z = tape.linear(&x, second);
+        tape.enter(None);
+        let [dy, dz] =
+            [&y, &z].map(|var| arena.tensor_of(1, var.value().cols(), &vec![seed; var.value().cols()]));
+        tape.backward(vec![(y, dy), (z, dz)]);
+        watch.culprit()
+    };
+    assert_eq!(run(&fine, 1.0), None);
+    let forward = Culprit { op: "linear", layer: Some(1), pass: Pass::Forward };
+    assert_eq!(run(&huge, 1.0), Some(forward));
+    assert_eq!(forward.to_string(), "linear of layer 1 (forward)");
+    let backward = run(&fine, f32::INFINITY).unwrap();
+    assert_eq!(backward, Culprit { op: "linear", layer: Some(1), pass: Pass::Backward });
+}
+
+#[test]
+fn a_watched_tape_looks_into_checkpointed_layers() {
+    let arena = Arena::poisoned();
+    let run = |weight: f32, gradient: f32| {
+        let w = param(&arena, 1, 1, &[weight]);
+        let watch = Watch::new(&arena, w.grad.iter().cloned().collect());
+        let mut tape = Tape::recording(&arena, DType::F32).watched(&watch);
+        let x = tape.leaf(arena.tensor_of(1, 1, &[1e10]));
+        tape.enter(Some(7));
+        let (x, update) = tape.checkpoint(x, None, move |tape, x, _| {
+            let half = tape.scale(&x, 0.5);
+            let update = tape.linear(&half, &w);
+            (half, update)
+        });
+        tape.enter(None);
+        let seed = || arena.tensor_of(1, 1, &[gradient]);
+        tape.backward(vec![(x, seed()), (update, seed())]);
+        watch.culprit().map(|culprit| culprit.to_string())
+    };
+    assert_eq!(run(1e30, 0.0).as_deref(), Some("linear of layer 7 (forward)"));
+    assert_eq!(run(1.0, 1e15).as_deref(), Some("linear of layer 7 (backward)"));
+    assert_eq!(run(1.0, 1.0), None);
+}

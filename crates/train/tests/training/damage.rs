@@ -232,9 +232,13 @@ fn diverge(fixture: &Fixture, lr: f64) {
     config.train.lr = lr;
     config.train.save_every = 1;
     let error = train(&config, &out, false).unwrap_err();
-    let RunError::Train(TrainError::NotFinite { step, what, value }) = &error else { panic!("{error}") };
+    let RunError::Train(TrainError::NotFinite { step, what, value, culprit }) = &error else {
+        panic!("{error}")
+    };
     assert!(*step > 1 && !value.is_finite(), "{error}");
     assert!(error.to_string().contains(&format!("step {step}: the {what} is ")), "{error}");
+    let culprit = culprit.unwrap();
+    assert!(error.to_string().contains(&format!("first in {culprit}; ")), "{error}");
     assert!(error.to_string().contains(&format!("the weights are those of step {}", step - 1)), "{error}");
     assert!(newest(&out).ends_with(format!("step-{:08}", step - 1)), "{}", newest(&out).display());
     // Going on fails in the same way and changes nothing.
