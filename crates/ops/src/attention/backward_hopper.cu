@@ -1,196 +1,199 @@
-// The backward pass of backward.cu for Hopper's matrix unit, for heads of up to 128 channels.
+// The backward pass of backward.cu for Hopper's matrix unit and copy engine, for heads of up to 128 channels.
 //
-// A block of two warpgroups takes 128 keys of one kv head, 64 each, and walks over blocks of 64 queries, two stages of which
-// are in shared memory with their output gradients. P^T and dS^T come out of the products of keys with queries in the
-// registers, as the products dV += P^T dO and dK += dS^T Q take them; only dQ = dS K, which sums over all keys of the block,
-// needs dS in shared memory. There each warpgroup computes half of the channels; for 64 channels, which make no halves,
-// the share of its own keys.
-#include "backward.cuh"
-#include "wgmma.cuh"
+// A block has 128 keys of one kv head and walks over blocks of 64 queries. Of its four warpgroups, two have 64 keys each:
+// P^T and dS^T come out of the products of keys with queries in the registers, as the products dV += P^T dO and dK += dS^T Q
+// take them. A third computes dQ = dS K, which sums over all keys of the block, from the dS that the two leave in shared memory,
+// and adds it to the sums in memory. One warp of the last loads queries and output gradients, three stages ahead.
+#include "backward_hopper.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-constexpr int BN = 128, THREADS = 256;
+constexpr int STAGES = 3, KEY_GROUPS = 2, KEYS = KEY_GROUPS * BN;
+// Barriers of all but the last warpgroup, in pairs.
+constexpr int DS_FULL = 1, DS_EMPTY = DS_FULL + 2, WORKING = 3 * GROUP;
 
-template <int ROWS, int COLS>
-__device__ __forceinline__ void load_blocked(uint32_t tile, const Heads& heads, int64_t token, int head, int first, int rows) {
-    load_chunks<ROWS, COLS, THREADS>(tile, heads, token, head, first, rows, at_blocked<ROWS>);
+// Shared memory, in bytes: a tile of keys and one of values for each warpgroup that has keys.
+template <int D, int E>
+struct Places {
+    static constexpr int Q_STAGE = BM * D * 2, O_STAGE = BM * E * 2, K_TILE = BN * D * 2, V_TILE = BN * E * 2;
+    uint32_t k, v, q, d_o, ds, rows, barriers;
+
+    __device__ __forceinline__ explicit Places(uint32_t start)
+        : k(start), v(k + KEY_GROUPS * K_TILE), q(v + KEY_GROUPS * V_TILE), d_o(q + STAGES * Q_STAGE), ds(d_o + STAGES * O_STAGE),
+          rows(ds + 2 * KEY_GROUPS * P_BYTES), barriers(rows + 2 * STAGES * BM * 4) {}
+    // lse of a stage, or delta.
+    __device__ __forceinline__ uint32_t sums(int stage, int which) const { return rows + (which * STAGES + stage) * BM * 4; }
+    __device__ __forceinline__ uint32_t loaded() const { return barriers; }
+    __device__ __forceinline__ uint32_t full(int stage, int which) const { return barriers + 8 + (which * STAGES + stage) * 8; }
+    __device__ __forceinline__ uint32_t empty(int stage) const { return barriers + 8 + (2 * STAGES + stage) * 8; }
+};
+
+// What all roles know.
+struct Job {
+    int batch, kv_head, part, first_key;
+    int64_t token;
+
+    __device__ __forceinline__ Job(const Inputs& in, const Shape& shape) {
+        const int blocks = (shape.seq + KEYS - 1) / KEYS, unit = blockIdx.x / blocks;
+        part = unit % in.parts;
+        kv_head = unit / in.parts % shape.kv_heads;
+        batch = unit / in.parts / shape.kv_heads;
+        first_key = blockIdx.x % blocks * KEYS;
+        token = int64_t(batch) * shape.seq;
+    }
+    __device__ __forceinline__ Walk walk(const Inputs& in, const Shape& shape) const {
+        return Walk(shape, in.parts, batch, kv_head, part, first_key, KEYS);
+    }
+};
+
+// One warp.
+template <int D, int E>
+__device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, const Maps& maps, const Job& job,
+                                         const Places<D, E>& at) {
+    const int lane = threadIdx.x % 32;
+    auto load_tile = [&](uint32_t to, const CUtensorMap* map, uint32_t barrier, int columns, int head, int row) {
+        for (int c = 0; c < columns; c++) hopper::copy_box(to + c * 64 * 128, map, barrier, c * 64, head, row, job.batch);
+    };
+    if (lane == 0) {
+        hopper::barrier_expect(at.loaded(), KEYS * (D + E) * 2);
+        for (int g = 0; g < KEY_GROUPS; g++) {
+            load_tile(at.k + g * at.K_TILE, maps.k, at.loaded(), D / 64, job.kv_head, job.first_key + g * BN);
+            load_tile(at.v + g * at.V_TILE, maps.v, at.loaded(), E / 64, job.kv_head, job.first_key + g * BN);
+        }
+    }
+    Ring<STAGES> ring;
+    for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), ring.next()) {
+        const int first = walk.block * BM;
+        const int64_t row = int64_t(job.batch * shape.heads + walk.head) * shape.seq;
+        hopper::barrier_wait(at.empty(ring.stage), ring.parity ^ 1);
+        auto load = [&](int which, uint32_t to, const CUtensorMap* map, int columns, const float* sums) {
+            const uint32_t full = at.full(ring.stage, which);
+            if (lane == 0) {
+                hopper::barrier_expect(full, columns * BM * 128);
+                load_tile(to, map, full, columns, walk.head, first);
+            }
+            load_sums(at.sums(ring.stage, which), sums + row, first, shape.seq, full);
+            __syncwarp();
+        };
+        load(QUERIES, at.q + ring.stage * at.Q_STAGE, maps.q, D / 64, in.lse);
+        load(OUTPUTS, at.d_o + ring.stage * at.O_STAGE, maps.d_out, E / 64, in.delta);
+    }
 }
 
 template <int D, int E>
-__device__ __forceinline__ void backward(const Inputs& in, const Shape& shape) {
-    extern __shared__ __align__(1024) char shared[];
-    const uint32_t sk = shared_address(shared), sv = sk + BN * D * 2, sq = sv + BN * E * 2, sdo = sq + 2 * BM * D * 2;
-    const uint32_t sds = sdo + 2 * BM * E * 2;
-    char* const ds_tile = shared + (sds - sk);
-    float* const rows = reinterpret_cast<float*>(ds_tile + BN * BM * 2);   // [2 stages][lse, delta][BM]
-
-    const int parts_of_seq = (shape.seq + BN - 1) / BN, unit = blockIdx.x / parts_of_seq;
-    const int part = unit % in.parts, kv_head = unit / in.parts % shape.kv_heads, batch = unit / in.parts / shape.kv_heads;
-    const int first_key = blockIdx.x % parts_of_seq * BN;
-    const int64_t token = int64_t(batch) * shape.seq;
-    const int group = warpgroup(), lane = threadIdx.x % 32;
-    const int warp_row = threadIdx.x / 32 * 16;   // of the keys
-
-    auto load = [&](int stage, const Walk& walk) {
-        const int first = walk.block * BM;
-        load_blocked<BM, D>(sq + stage * BM * D * 2, in.q, token, walk.head, first, shape.seq);
-        load_blocked<BM, E>(sdo + stage * BM * E * 2, in.d_out, token, walk.head, first, shape.seq);
-        load_rows(shared_address(rows + stage * 2 * BM), in, shape, batch, walk);
-    };
-
-    load_blocked<BN, D>(sk, in.k, token, kv_head, first_key, shape.seq);
-    load_blocked<BN, E>(sv, in.v, token, kv_head, first_key, shape.seq);
-    float dk[D / 8][4] = {}, dv[E / 8][4] = {};
-    Walk walk(shape, in.parts, batch, kv_head, part, first_key, BN);
-    int stage = 0;
-    if (!walk.done()) load(0, walk);
-    commit_copies();
-    wait_copies<0>();
-    fence_for_products();
-
-    while (!walk.done()) {
-        Walk after = walk;
-        after.next();
-        __syncthreads();
-
-        const uint32_t q = sq + stage * BM * D * 2, d_o = sdo + stage * BM * E * 2;
-        const float* lse = rows + stage * 2 * BM;
-        const Score score(shape, walk.head);
-        const int first_query = walk.block * BM;
+__device__ __forceinline__ void keys(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at, int group) {
+    // With the widest heads there are no registers for two unfinished products beside the gradients.
+    constexpr bool EARLY = D + E < 256;
+    const int first_key = job.first_key + group * BN;
+    float dk[D / SPAN<D>][SPAN<D> / 8][4] = {}, dv[E / SPAN<E>][SPAN<E> / 8][4] = {};
+    hopper::barrier_wait(at.loaded(), 0);
+    Ring<STAGES> ring;
+    int done = 0, before = 0;
+    for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), done++) {
+        const uint32_t q = at.q + ring.stage * at.Q_STAGE, d_o = at.d_o + ring.stage * at.O_STAGE;
         float s[8][4], dp[8][4];
+        hopper::barrier_wait(at.full(ring.stage, QUERIES), ring.parity);
+        hopper::barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
         wgmma_fence();
-#pragma unroll
-        for (int kk = 0; kk < D / 16; kk++)
-            wgmma<0, 0>(s, tile_descriptor(sk + kk / 4 * BN * 128 + group * 64 * 128 + kk % 4 * 32, 0),
-                        tile_descriptor(q + kk / 4 * BM * 128 + kk % 4 * 32, 0), kk > 0);
-        wgmma_commit();
-#pragma unroll
-        for (int kk = 0; kk < E / 16; kk++)
-            wgmma<0, 0>(dp, tile_descriptor(sv + kk / 4 * BN * 128 + group * 64 * 128 + kk % 4 * 32, 0),
-                        tile_descriptor(d_o + kk / 4 * BM * 128 + kk % 4 * 32, 0), kk > 0);
-        wgmma_commit();
-        if (!after.done()) load(stage ^ 1, after);
-        commit_copies();
-        wgmma_wait<1>();
-        settle(s);
-
-        const bool masked = first_key + BN > first_query || shape.starts;
-        uint32_t p[4][4], ds[4][4];
-        if (masked || shape.slopes) {
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                const int column = n * 8 + lane % 4 * 2, query = first_query + column;
-                const float2 sums = powers(lse + column);
-                int start0 = 0, start1 = 0;
-                if (shape.starts) {
-                    start0 = query < shape.seq ? shape.starts[token + query] : 0;
-                    start1 = query + 1 < shape.seq ? shape.starts[token + query + 1] : 0;
-                }
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const int key = first_key + warp_row + half * 8 + lane / 4;
-                    const float2 both = probabilities(score, s[n][2 * half], s[n][2 * half + 1], sums, query, key, true, start0, start1);
-                    s[n][2 * half] = both.x;
-                    s[n][2 * half + 1] = both.y;
-                }
-            }
-        } else {
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                const float2 sums = powers(lse + n * 8 + lane % 4 * 2);
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    s[n][2 * half] = power2(fmaf(s[n][2 * half], score.scale, -sums.x));
-                    s[n][2 * half + 1] = power2(fmaf(s[n][2 * half + 1], score.scale, -sums.y));
-                }
-            }
+        rows_by_rows<D>(s, at.k + group * at.K_TILE, q);
+        if (EARLY) rows_by_rows<E>(dp, at.v + group * at.V_TILE, d_o);
+        if (done > 0) {
+            wgmma_wait<EARLY ? 2 : 1>();
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) hopper::barrier_arrive(at.empty(before));
         }
-#pragma unroll
-        for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) p[n / 2][n % 2 * 2 + half] = pack(s[n][2 * half], s[n][2 * half + 1]);
+        wgmma_wait<EARLY ? 1 : 0>();
+        settle(s);
+        uint32_t p[4][4];
+        to_probabilities(p, s, Score(shape, walk.head), shape, job.token, walk.block * BM, first_key, at.sums(ring.stage, QUERIES));
         wgmma_fence();
-#pragma unroll
-        for (int kk = 0; kk < BM / 16; kk++) wgmma<1>(dv, p[kk], tile_descriptor(d_o + kk * 2048, BM * 128), 1);
-        wgmma_commit();
-        wgmma_wait<1>();
+        if (!EARLY) rows_by_rows<E>(dp, at.v + group * at.V_TILE, d_o);
+        add_product<E>(dv, p, d_o);
+        // P gives its registers to dS.
+        wgmma_wait<0>();
         settle(dp);
 #pragma unroll
-        for (int n = 0; n < 8; n++) {
-            const float2 delta = *reinterpret_cast<const float2*>(lse + BM + n * 8 + lane % 4 * 2);
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const uint32_t both =
-                    pack(s[n][2 * half] * (dp[n][2 * half] - delta.x), s[n][2 * half + 1] * (dp[n][2 * half + 1] - delta.y));
-                ds[n / 2][n % 2 * 2 + half] = both;
-                *reinterpret_cast<uint32_t*>(ds_tile + at_blocked<BN>(warp_row + half * 8 + lane / 4, n) + lane % 4 * 4) = both;
-            }
-        }
+        for (int n = 0; n < E / SPAN<E>; n++) settle(dv[n]);
+        const int buffer = done & 1;
+        if (done > 1) sync<WORKING>(DS_EMPTY + buffer);
+        to_score_gradients(p, dp, at.sums(ring.stage, OUTPUTS), at.ds + (buffer * KEY_GROUPS + group) * P_BYTES);
         fence_for_products();
+        arrive<WORKING>(DS_FULL + buffer);
         wgmma_fence();
-#pragma unroll
-        for (int kk = 0; kk < BM / 16; kk++) wgmma<1>(dk, ds[kk], tile_descriptor(q + kk * 2048, BM * 128), 1);
-        wgmma_commit();
-        __syncthreads();
-        {
-            // The tile of dS has keys as rows: both operands are read transposed.
-            constexpr bool HALVES = D == 128;
-            constexpr int STEPS = HALVES ? BN / 16 : BN / 32;
-            const uint32_t a = sds + (HALVES ? 0 : group * STEPS * 2048);
-            const uint32_t b = sk + (HALVES ? group * BN * 128 : group * STEPS * 2048);
-            float dq[8][4];
-            wgmma_fence();
-#pragma unroll
-            for (int kk = 0; kk < STEPS; kk++)
-                wgmma<1, 1>(dq, tile_descriptor(a + kk * 2048, 0), tile_descriptor(b + kk * 2048, 0), kk > 0);
-            wgmma_commit();
-            wgmma_wait<0>();
-            settle(dq);
-            settle(dk);
-            settle(dv);
-            // Before the atomic adds, for which a fence would wait.
-            wait_copies<0>();
-            fence_for_products();
-            const int row_tile = walk.block * 4 + warp_row / 16 % 4;
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-                add_atomically(tile_of(in.dq_sums, batch * shape.heads + walk.head, 4 * walk.blocks, row_tile, D,
-                                       (HALVES ? group * 8 : 0) + n),
-                               dq[n]);
-        }
-        stage ^= 1;
-        walk = after;
+        add_product<D>(dk, p, q);
+        before = ring.stage;
+        ring.next();
     }
-
-    const int row_tiles = (shape.seq + 15) / 16, kv = batch * shape.kv_heads + kv_head;
-    if (in.parts > 1) {
-        const int row_tile = (first_key + warp_row) / 16;
-        if (row_tile >= row_tiles) return;
+    wgmma_wait<0>();
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) add_atomically(tile_of(in.dk_sums, kv, row_tiles, row_tile, D, n), dk[n]);
+    for (int n = 0; n < D / SPAN<D>; n++) settle(dk[n]);
 #pragma unroll
-        for (int n = 0; n < E / 8; n++) add_atomically(tile_of(in.dv_sums, kv, row_tiles, row_tile, E, n), dv[n]);
-        return;
-    }
-    const int key = first_key + warp_row + lane / 4, column = lane % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < D / 8; n++)
-        put(in.dk, in.dk_adds, shape.scale, token, shape.seq, kv_head, key, n * 8 + column, dk[n]);
+    for (int n = 0; n < E / SPAN<E>; n++) settle(dv[n]);
+    const bool several = in.parts > 1;
+    write_out<D>(dk, several ? in.dk_sums : nullptr, in.dk, in.dk_adds, shape.scale, shape, job.batch, job.kv_head, first_key);
     // Where value and key are one, so are their gradients, and this adds to what the same thread has just written.
-#pragma unroll
-    for (int n = 0; n < E / 8; n++) put(in.dv, in.dv_adds, 1.f, token, shape.seq, kv_head, key, n * 8 + column, dv[n]);
+    write_out<E>(dv, several ? in.dv_sums : nullptr, in.dv, in.dv_adds, 1.f, shape, job.batch, job.kv_head, first_key);
 }
 
-#define BODY(D, E) backward<D, E>(inputs, shape)
+template <int D, int E>
+__device__ __forceinline__ void queries(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at) {
+    const int warp = threadIdx.x / 32 % 4;
+    hopper::barrier_wait(at.loaded(), 0);
+    int buffer = 0;
+    for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), buffer ^= 1) {
+        float* const sums = tile_of(in.dq_sums, job.batch * shape.heads + walk.head, 4 * walk.blocks, walk.block * 4 + warp, D, 0);
+        const uint32_t ds = at.ds + buffer * KEY_GROUPS * P_BYTES;
+        sync<WORKING>(DS_FULL + buffer);
+#pragma unroll 1
+        for (int part = 0; part < D / 64; part++) {
+            float dq[8][4];
+            queries_part(dq, ds, at.k + part * BN * 128, at.k + at.K_TILE + part * BN * 128);
+            if (part == D / 64 - 1) arrive<WORKING>(DS_EMPTY + buffer);
+#pragma unroll
+            for (int n = 0; n < 8; n++) add_atomically(sums + (part * 8 + n) * 128, dq[n]);
+        }
+    }
+}
+
+template <int D, int E>
+__device__ __forceinline__ void backward(const Inputs& in, const Shape& shape, const Maps& maps) {
+    extern __shared__ __align__(1024) char shared[];
+    const Places<D, E> at(shared_address(shared));
+    if (threadIdx.x == 0) {
+        hopper::barrier_init(at.loaded(), 1);
+        for (int stage = 0; stage < STAGES; stage++) {
+            // The copy engine and the loading warp's lanes; the warps that have keys.
+            for (int which : {QUERIES, OUTPUTS}) hopper::barrier_init(at.full(stage, which), 1 + 32);
+            hopper::barrier_init(at.empty(stage), 4 * KEY_GROUPS);
+        }
+        hopper::barrier_init_fence();
+    }
+    __syncthreads();
+    const Job job(in, shape);
+    const int group = warpgroup();
+    if (group < KEY_GROUPS) {
+        hopper::take_registers<208>();
+        keys<D, E>(in, shape, job, at, group);
+    } else if (group == KEY_GROUPS) {
+        hopper::give_registers<64>();
+        queries<D, E>(in, shape, job, at);
+    } else {
+        hopper::give_registers<32>();
+        if (threadIdx.x / 32 % 4 == 0) load_all<D, E>(in, shape, maps, job, at);
+    }
+}
+
+#define BODY(D, E) backward<D, E>(inputs, shape, Maps{&q, &k, &v, &d_out})
 #else
 #define BODY(D, E)
 #endif
 
-#define KERNEL(D, E)                                                                                      \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                  \
-        backward_##D##_##E(const __grid_constant__ Inputs inputs, const __grid_constant__ Shape shape) {  \
-        BODY(D, E);                                                                                       \
+#define KERNEL(D, E)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(512, 1)                                                        \
+        backward_##D##_##E(const __grid_constant__ Inputs inputs, const __grid_constant__ Shape shape,          \
+                           const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,        \
+                           const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap d_out) {  \
+        BODY(D, E);                                                                                             \
     }
 // As `BACKWARD_HOPPER` in cuda.rs has them.
 KERNEL(64, 64)

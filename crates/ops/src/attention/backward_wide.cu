@@ -33,7 +33,7 @@ __device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, c
             hopper::copy_box(at.other_k + c * BN * 128, maps.k, at.loaded(), (Share<D>::kept_from(rank) + c) * 64, job.kv_head,
                              job.cluster_key + (rank ^ 1) * BN, job.batch);
     }
-    Ring ring;
+    Ring<STAGES> ring;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), ring.next()) {
         const int first = walk.block * BM;
         auto load = [&](int which, uint32_t to, const CUtensorMap* map, int columns, const float* sums) {
@@ -45,13 +45,7 @@ __device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, c
                     copy_to_all(to + c * BM * 128, map, full, c * 64, walk.head, first, job.batch);
             }
             sums += int64_t(job.batch * shape.heads + walk.head) * shape.seq;
-#pragma unroll
-            for (int i = lane; i < BM; i += 32) {
-                const bool real = first + i < shape.seq;
-                asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at.sums(ring.stage, which) + i * 4),
-                             "l"(sums + (real ? first + i : 0)), "r"(real ? 4 : 0));
-            }
-            asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(full) : "memory");
+            load_sums(at.sums(ring.stage, which), sums, first, shape.seq, full);
             __syncwarp();
         };
         load(QUERIES, at.q + ring.stage * at.Q_STAGE, maps.q, D / 64, in.lse);
@@ -59,55 +53,12 @@ __device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, c
     }
 }
 
-// d = a b^T, 64 x 64, of two tiles of 64 rows.
-template <int COLUMNS>
-__device__ __forceinline__ void rows_by_rows(float (&d)[8][4], uint32_t a, uint32_t b) {
-#pragma unroll
-    for (int kk = 0; kk < COLUMNS / 16; kk++)
-        wgmma<0, 0>(d, tile_descriptor(a + kk / 4 * 64 * 128 + kk % 4 * 32, 0),
-                    tile_descriptor(b + kk / 4 * 64 * 128 + kk % 4 * 32, 0), kk > 0);
-    wgmma_commit();
-}
-
-// Columns that one product takes.
-template <int COLUMNS>
-constexpr int SPAN = COLUMNS % 128 == 0 ? 128 : 64;
-
-// d += a b, 64 x COLUMNS, of a 64 x 64 matrix in registers and a tile of 64 rows.
-template <int COLUMNS>
-__device__ __forceinline__ void add_product(float (&d)[COLUMNS / SPAN<COLUMNS>][SPAN<COLUMNS> / 8][4], const uint32_t (&a)[4][4],
-                                            uint32_t b) {
-#pragma unroll
-    for (int kk = 0; kk < 4; kk++)
-#pragma unroll
-        for (int n = 0; n < COLUMNS / SPAN<COLUMNS>; n++)
-            wgmma<1>(d[n], a[kk], tile_descriptor(b + n * SPAN<COLUMNS> * 128 + kk * 2048, 64 * 128), 1);
-    wgmma_commit();
-}
-
-// Gradients of keys or values, to the sums of all parts or to their place.
-template <int COLUMNS>
-__device__ __forceinline__ void write_out(const float (&d)[COLUMNS / SPAN<COLUMNS>][SPAN<COLUMNS> / 8][4], float* sums,
-                                          const Heads& heads, bool adds, float factor, const Shape& shape, const Job& job) {
-    const int warp_row = threadIdx.x / 32 % 4 * 16, lane = threadIdx.x % 32;
-    const int row_tiles = (shape.seq + 15) / 16, row_tile = (job.first_key + warp_row) / 16;
-    constexpr int EACH = SPAN<COLUMNS> / 8;
-#pragma unroll
-    for (int n = 0; n < COLUMNS / 8; n++) {
-        const float(&c)[4] = d[n / EACH][n % EACH];
-        if (!sums)
-            put(heads, adds, factor, job.token, shape.seq, job.kv_head, job.first_key + warp_row + lane / 4, n * 8 + lane % 4 * 2, c);
-        else if (row_tile < row_tiles)
-            add_atomically(tile_of(sums, job.batch * shape.kv_heads + job.kv_head, row_tiles, row_tile, COLUMNS, n), c);
-    }
-}
-
 template <int D, int E>
 __device__ __forceinline__ void scores(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at) {
-    const int thread = threadIdx.x % GROUP, lane = threadIdx.x % 32, key = job.first_key + thread / 32 * 16 + lane / 4;
+    const int thread = threadIdx.x % GROUP;
     float dv[E / SPAN<E>][SPAN<E> / 8][4] = {};
     hopper::barrier_wait(at.loaded(), 0);
-    Ring ring;
+    Ring<STAGES> ring;
     int done = 0;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), ring.next(), done++) {
         const int first_query = walk.block * BM;
@@ -124,47 +75,14 @@ __device__ __forceinline__ void scores(const Inputs& in, const Shape& shape, con
 #pragma unroll
         for (int n = 0; n < E / SPAN<E>; n++) settle(dv[n]);
 
-        const Score score(shape, walk.head);
         uint32_t p[4][4];
-        auto powers_at = [&](int n) {
-            float2 both;
-            asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                         : "=f"(both.x), "=f"(both.y) : "r"(at.sums(ring.stage, QUERIES) + (n * 8 + lane % 4 * 2) * 4));
-            return make_float2(both.x * LOG2E, both.y * LOG2E);
-        };
-        if (job.first_key + BN > first_query || shape.starts || shape.slopes) {
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                const int query = first_query + n * 8 + lane % 4 * 2;
-                const float2 sums = powers_at(n);
-                int start0 = 0, start1 = 0;
-                if (shape.starts) {
-                    start0 = query < shape.seq ? shape.starts[job.token + query] : 0;
-                    start1 = query + 1 < shape.seq ? shape.starts[job.token + query + 1] : 0;
-                }
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const float2 both = probabilities(score, s[n][2 * half], s[n][2 * half + 1], sums, query, key + half * 8, true,
-                                                      start0, start1);
-                    p[n / 2][n % 2 * 2 + half] = pack(both.x, both.y);
-                }
-            }
-        } else {
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                const float2 sums = powers_at(n);
-#pragma unroll
-                for (int half = 0; half < 2; half++)
-                    p[n / 2][n % 2 * 2 + half] = pack(power2(fmaf(s[n][2 * half], score.scale, -sums.x)),
-                                                      power2(fmaf(s[n][2 * half + 1], score.scale, -sums.y)));
-            }
-        }
+        to_probabilities(p, s, Score(shape, walk.head), shape, job.token, first_query, job.first_key, at.sums(ring.stage, QUERIES));
         if (done > 0) hopper::barrier_wait(at.ds_empty(), (done & 1) ^ 1);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at.ds + (i * GROUP + thread) * 16), "r"(p[i][0]),
                          "r"(p[i][1]), "r"(p[i][2]), "r"(p[i][3]) : "memory");
-        arrive(P_FULL);
+        arrive<2 * GROUP>(P_FULL);
         hopper::barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
         wgmma_fence();
         add_product<E>(dv, p, at.d_o + ring.stage * at.O_STAGE);
@@ -173,16 +91,17 @@ __device__ __forceinline__ void scores(const Inputs& in, const Shape& shape, con
 #pragma unroll
     for (int n = 0; n < E / SPAN<E>; n++) settle(dv[n]);
     // Where value and key are one, so are their gradients: this adds to what the same thread of the other group has written.
-    sync(KEYS_DONE);
-    write_out<E>(dv, in.parts > 1 ? in.dv_sums : nullptr, in.dv, in.dv_adds, 1.f, shape, job);
+    sync<2 * GROUP>(KEYS_DONE);
+    write_out<E>(dv, in.parts > 1 ? in.dv_sums : nullptr, in.dv, in.dv_adds, 1.f, shape, job.batch,
+                 job.kv_head, job.first_key);
 }
 
 template <int D, int E>
 __device__ __forceinline__ void sums(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at) {
-    const int thread = threadIdx.x % GROUP, lane = threadIdx.x % 32, row = thread / 32 * 16 + lane / 4;
+    const int thread = threadIdx.x % GROUP;
     float dk[D / SPAN<D>][SPAN<D> / 8][4] = {};
     hopper::barrier_wait(at.loaded(), 0);
-    Ring ring;
+    Ring<STAGES> ring;
     int done = 0;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), ring.next(), done++) {
         float dp[8][4];
@@ -199,29 +118,16 @@ __device__ __forceinline__ void sums(const Inputs& in, const Shape& shape, const
         for (int n = 0; n < D / SPAN<D>; n++) settle(dk[n]);
 
         uint32_t ds[4][4];
-        sync(P_FULL);
+        sync<2 * GROUP>(P_FULL);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(ds[i][0]), "=r"(ds[i][1]), "=r"(ds[i][2]), "=r"(ds[i][3]) : "r"(at.ds + (i * GROUP + thread) * 16)
                          : "memory");
-        sync_sums();
-#pragma unroll
-        for (int n = 0; n < 8; n++) {
-            float2 delta;
-            asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                         : "=f"(delta.x), "=f"(delta.y) : "r"(at.sums(ring.stage, OUTPUTS) + (n * 8 + lane % 4 * 2) * 4));
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                uint32_t& both = ds[n / 2][n % 2 * 2 + half];
-                const float2 p = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(both));
-                both = pack(p.x * (dp[n][2 * half] - delta.x), p.y * (dp[n][2 * half + 1] - delta.y));
-                asm volatile("st.shared.b32 [%0], %1;" ::"r"(at.ds + at_blocked<BN>(row + half * 8, n) + lane % 4 * 4),
-                             "r"(both) : "memory");
-            }
-        }
+        sync<GROUP>(SUMS);
+        to_score_gradients(ds, dp, at.sums(ring.stage, OUTPUTS), at.ds);
         fence_for_products();
-        sync_sums();
+        sync<GROUP>(SUMS);
         if (thread == 0) {
             hopper::barrier_expect(at.ds_full(), P_BYTES);
             copy_to_other(at.ds + P_BYTES, at.ds, P_BYTES, at.ds_full());
@@ -234,9 +140,10 @@ __device__ __forceinline__ void sums(const Inputs& in, const Shape& shape, const
     wgmma_wait<0>();
 #pragma unroll
     for (int n = 0; n < D / SPAN<D>; n++) settle(dk[n]);
-    write_out<D>(dk, in.parts > 1 ? in.dk_sums : nullptr, in.dk, in.dk_adds, shape.scale, shape, job);
+    write_out<D>(dk, in.parts > 1 ? in.dk_sums : nullptr, in.dk, in.dk_adds, shape.scale, shape, job.batch,
+                 job.kv_head, job.first_key);
     __threadfence_block();
-    arrive(KEYS_DONE);
+    arrive<2 * GROUP>(KEYS_DONE);
 }
 
 template <int D, int E>
@@ -249,17 +156,9 @@ __device__ __forceinline__ void queries(const Inputs& in, const Shape& shape, co
         const int side = Share<D>::EVEN ? rank : (rank ^ done) & 1, end = Share<D>::end(side);
         hopper::barrier_wait(at.ds_full(), done & 1);
         for (int part = Share<D>::begin(side); part < end; part++) {
-            // The tile of dS has keys as rows: both operands are read transposed.
-            const uint32_t own = at.k + part * BN * 128, other = at.other_k + (part - Share<D>::kept_from(rank)) * BN * 128;
+            const uint32_t other = at.other_k + (part - Share<D>::kept_from(rank)) * BN * 128;
             float dq[8][4];
-            wgmma_fence();
-#pragma unroll
-            for (int kk = 0; kk < 8; kk++)
-                wgmma<1, 1>(dq, tile_descriptor(at.ds + kk * 2048, 0),
-                            tile_descriptor((kk < 4 ? own : other) + kk % 4 * 2048, 0), kk > 0);
-            wgmma_commit();
-            wgmma_wait<0>();
-            settle(dq);
+            queries_part(dq, at.ds, at.k + part * BN * 128, other);
             if (part == end - 1) release(at.ds_empty());
 #pragma unroll
             for (int n = 0; n < 8; n++) add_atomically(sums + (part * 8 + n) * 128, dq[n]);

@@ -1,21 +1,13 @@
 // What the roles of backward_wide.cu share: barriers, exchange with the other block of the cluster, places in shared memory.
 #pragma once
-#include "backward.cuh"
-#include "paged/hopper.cuh"
-#include "wgmma.cuh"
+#include "backward_hopper.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-constexpr int BN = 64, CLUSTER = 2, STAGES = 2, GROUP = 128;
-constexpr int P_BYTES = BN * BM * 2;
+constexpr int CLUSTER = 2, STAGES = 2;
 
 // Barriers of two warpgroups, by number, and of the one that has dS.
 enum Named { P_FULL = 1, KEYS_DONE, SUMS };
-
-__device__ __forceinline__ void arrive(int id) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(2 * GROUP) : "memory"); }
-__device__ __forceinline__ void sync(int id) { asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(2 * GROUP) : "memory"); }
-
-__device__ __forceinline__ void sync_sums() { hopper::named_barrier(SUMS, GROUP); }
 
 __device__ __forceinline__ uint32_t cluster_rank() {
     uint32_t rank;
@@ -85,20 +77,6 @@ struct Places {
     __device__ __forceinline__ uint32_t full(int stage, int which) const { return barriers + 24 + (which * STAGES + stage) * 8; }
     __device__ __forceinline__ uint32_t empty(int stage, int which) const { return full(stage, which) + 16 * STAGES; }
 };
-constexpr int QUERIES = 0, OUTPUTS = 1;
-
-// A place in a ring, and how often it was passed.
-struct Ring {
-    int stage = 0;
-    uint32_t parity = 0;
-
-    __device__ __forceinline__ void next() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
 
 // What all roles know.
 struct Job {
@@ -118,10 +96,6 @@ struct Job {
     __device__ __forceinline__ Walk walk(const Inputs& in, const Shape& shape) const {
         return Walk(shape, in.parts, batch, kv_head, part, cluster_key, CLUSTER * BN);
     }
-};
-
-struct Maps {
-    const CUtensorMap *q, *k, *v, *d_out;
 };
 
 #endif

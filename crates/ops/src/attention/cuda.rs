@@ -45,11 +45,16 @@ const FORWARD_HOPPER_BLOCK: (usize, u32) = (128, 384);
 /// As [`BACKWARD`], for Hopper.
 const BACKWARD_HOPPER: [(usize, usize, &str, usize); 3] =
     [(64, 64, "backward_64_64", 128), (128, 64, "backward_128_64", 128), (128, 128, "backward_128_128", 128)];
-/// As [`BACKWARD`], for wider heads on Hopper, with the 64-channel parts that a block keeps of the other block's keys.
-const BACKWARD_WIDE: [(usize, usize, &str, usize); 3] =
-    [(192, 128, "backward_192_128", 3), (192, 192, "backward_192_192", 3), (256, 256, "backward_256_256", 2)];
-/// Keys of a block of these, blocks of a cluster, threads of a block.
-const WIDE_BLOCK: (usize, usize, u32) = (64, 2, 512);
+/// As [`BACKWARD`], for wider heads on Hopper.
+const BACKWARD_WIDE: [(usize, usize, &str, usize); 3] = [
+    (192, 128, "backward_192_128", 64),
+    (192, 192, "backward_192_192", 64),
+    (256, 256, "backward_256_256", 64),
+];
+/// Threads of a block of these two.
+const BACKWARD_HOPPER_THREADS: u32 = 512;
+/// Keys of their tiles.
+const TILE_KEYS: usize = 64;
 /// Bytes of shared memory for barriers.
 const BARRIERS: usize = 128;
 
@@ -347,30 +352,33 @@ pub(super) fn backward(
         dv_adds: adds(&dv_at, dv),
         parts: parts as i32,
     };
-    let units = batch * k.count * parts;
-    // Bytes: two stages of queries and output gradients with their sums; keys and values; P^T, except on Hopper, and dS^T.
-    let stages = 2 * 2 * QUERIES * (d + e) + 4 * 4 * QUERIES;
-    if wide.is_some() {
-        let (block, cluster, threads) = WIDE_BLOCK;
-        // The last of the tuple: keys of the other block. Then its dS^T.
-        let shared = stages + 2 * block * (d + e + 64 * keys + 2 * QUERIES) + BARRIERS;
-        let grid = Launch::blocks(units * seq.div_ceil(cluster * block) * cluster, threads)
-            .shared(check_shared(gpu, shared, q.width))
-            .cluster(cluster);
+    let cluster = if wide.is_some() { 2 } else { 1 };
+    let blocks = batch * k.count * parts * seq.div_ceil(cluster * keys) * cluster;
+    // Bytes: a block's keys and values, a stage of queries and output gradients with their sums, a square of P^T or dS^T.
+    let (own, stage, square) =
+        (2 * keys * (d + e), 2 * QUERIES * (d + e) + 4 * 2 * QUERIES, 2 * keys * QUERIES);
+    if hopper.is_none() && wide.is_none() {
+        let grid =
+            Launch::blocks(blocks, THREADS).shared(check_shared(gpu, own + 2 * stage + 2 * square, q.width));
+        launch!(gpu, BACKWARD_KERNELS, name, grid; inputs, uploaded.shape);
+    } else {
         let (of_queries, of_keys) = ([q.count, seq, batch], [k.count, seq, batch]);
         let q_map = head_boxes(gpu, "q", q_at.heads, of_queries, QUERIES);
-        let k_map = head_boxes(gpu, "k", k_at.heads, of_keys, block);
-        let v_map = head_boxes(gpu, "v", v_at.heads, of_keys, block);
+        let k_map = head_boxes(gpu, "k", k_at.heads, of_keys, TILE_KEYS);
+        let v_map = head_boxes(gpu, "v", v_at.heads, of_keys, TILE_KEYS);
         let d_out_map = head_boxes(gpu, "d_out", d_out_at.heads, of_queries, QUERIES);
-        launch!(gpu, BACKWARD_WIDE_KERNELS, name, grid;
-            inputs, uploaded.shape, q_map, k_map, v_map, d_out_map);
-    } else {
-        let squares = if hopper.is_some() { 1 } else { 2 };
-        let shared = stages + 2 * keys * (d + e + squares * QUERIES);
-        let grid = Launch::blocks(units * seq.div_ceil(keys), THREADS)
-            .shared(check_shared(gpu, shared, q.width));
-        let kernels = if hopper.is_some() { &BACKWARD_HOPPER_KERNELS } else { &BACKWARD_KERNELS };
-        launch!(gpu, kernels, name, grid; inputs, uploaded.shape);
+        // Wide: two blocks a cluster, each with those channels of the other's keys of which it computes dQ: half of them, or all
+        // where 64-channel parts make no halves. Otherwise three stages, and two of dS^T.
+        let (kernels, shared) = if wide.is_some() {
+            let kept = if d.is_multiple_of(128) { d / 2 } else { d };
+            (&BACKWARD_WIDE_KERNELS, own + 2 * keys * kept + 2 * stage + 2 * square)
+        } else {
+            (&BACKWARD_HOPPER_KERNELS, own + 3 * stage + 2 * square)
+        };
+        let grid = Launch::blocks(blocks, BACKWARD_HOPPER_THREADS)
+            .shared(check_shared(gpu, shared + BARRIERS, q.width))
+            .cluster(cluster);
+        launch!(gpu, kernels, name, grid; inputs, uploaded.shape, q_map, k_map, v_map, d_out_map);
     }
 
     let finish =
