@@ -321,10 +321,8 @@ impl CachedAttention for Decoding {
             rotate: module.rope.as_deref().filter(|_| raw_keys),
         };
         attention::cached(Heads::packed(&q, heads), &cached, Heads::packed(&mixed, heads));
-        if module.reuse_from == ReuseFrom::Relative {
-            if let Some(rope) = &module.rope {
-                rope::apply(&mut mixed, RopeHeads::adjacent(heads, width), rope, step.positions(), true);
-            }
+        if let Some(rope) = module.rope.as_ref().filter(|_| module.reuse_from == ReuseFrom::Relative) {
+            rope::apply(&mut mixed, RopeHeads::adjacent(heads, width), rope, step.positions(), true);
         }
         let mixed = tape.leaf(mixed);
         tape.linear_later(&mixed, &module.o_proj)

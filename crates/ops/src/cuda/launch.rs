@@ -25,7 +25,13 @@ pub(crate) struct Launch {
 impl Launch {
     /// `blocks` blocks of `threads` threads.
     pub(crate) fn blocks(blocks: usize, threads: u32) -> Self {
-        Self { grid: [blocks.max(1) as u32, 1, 1], block: [threads, 1, 1], shared: 0, early: false, cluster: 1 }
+        Self {
+            grid: [blocks.max(1) as u32, 1, 1],
+            block: [threads, 1, 1],
+            shared: 0,
+            early: false,
+            cluster: 1,
+        }
     }
 
     /// For loops over `rows` and `cols / lanes` (FOR_ROWS, FOR_COLS): blocks of 256 threads, as many across a row as it

@@ -102,8 +102,13 @@ pub(super) fn backward(
     launch!(gpu, KERNELS, name, grid;
         Mat::of(d_out), Mat::of(x), weight.address(), Mat::of(rstd), Mat::of(d_x), i32::from(accumulate),
         partial.address(), sizes);
-    let grid =
-        Launch { grid: [width.div_ceil(32) as u32, 1, 1], block: [32, 32, 1], shared: 0, early: false, cluster: 1 };
+    let grid = Launch {
+        grid: [width.div_ceil(32) as u32, 1, 1],
+        block: [32, 32, 1],
+        shared: 0,
+        early: false,
+        cluster: 1,
+    };
     launch!(gpu, KERNELS, "finish_weight", grid;
         partial.address(), blocks as i32, d_weight.address(), width as i32);
 }

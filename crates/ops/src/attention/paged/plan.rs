@@ -83,7 +83,7 @@ impl Plan {
 
 /// Tiles that a share may have more than is even, so that no share has the end of one task and the beginning of another: parts
 /// of two tasks take longer to write and join than a tile to read.
-const WHOLE: usize = 2;
+pub(super) const WHOLE: usize = 2;
 
 /// Tiles of a share.
 struct Size {
