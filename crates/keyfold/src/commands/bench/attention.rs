@@ -143,7 +143,7 @@ impl Bench {
         for last in (1..tables.len()).rev() {
             tables.swap(last, draw(&mut state) as usize % (last + 1));
         }
-        let work = Batch::new(&self.0.arena(), shape, &vec![context as u32; batch], &tables);
+        let work = Batch::new(self.0.arena(), shape, &vec![context as u32; batch], &tables);
         let table = rotate.then(|| RopeTable::new(width, 5e5, context));
         let seconds = self.0.time(|call| {
             let cache = &caches[call % caches.len()];
