@@ -1,13 +1,18 @@
 use super::*;
-use crate::{rope::Pairing, testing::random};
+use crate::{
+    rope::Pairing,
+    testing::{assert_close, random, to_f64},
+};
 use keyfold_core::DType;
 use keyfold_tensor::Arena;
+
+const THETA: f64 = 1e4;
 
 #[test]
 fn queries_and_keys_are_rotated_and_rows_written() {
     let arena = Arena::poisoned();
     let (tokens, heads, kv_heads, width, places) = (5, 4, 2, 8, 11);
-    let table = RopeTable::new(width, 1e4, 20).with_pairing(Pairing::HalfSplit);
+    let table = RopeTable::new(width, THETA, 20).with_pairing(Pairing::HalfSplit);
     let (positions, rows) = (vec![3, 0, 19, 7, 7], vec![10, 0, 4, 5, 2]);
     let [at, to] = [&positions, &rows].map(|values| Indices::new(&arena, values.clone()));
     let [q, k, v] = [heads, kv_heads, kv_heads].map(|count| random(count as u64, tokens * count * width));
@@ -19,17 +24,15 @@ fn queries_and_keys_are_rotated_and_rows_written() {
         let places = Places { positions: &at, rows: &to, rope, raw_keys };
         let [q_heads, k_heads] = [(&q_at, heads), (&k_at, kv_heads)].map(|(x, n)| Heads::packed(x, n));
         append(q_heads, k_heads, Some(&v_at), places, &mut keys, Some(&mut values));
-        let rotated = |values: &[f32], count, rotates: bool| {
-            let mut x = tensor(values);
-            if let Some(table) = rope.filter(|_| rotates) {
-                rope::apply(&mut x, RopeHeads::adjacent(count, width), table, Positions::Of(&at), false);
-            }
-            x
+        let rotated = |values: &[f32], count, rotates: bool| match rope.filter(|_| rotates) {
+            None => to_f64(values),
+            Some(_) => reference::rotated(values, &positions, count, width, THETA),
         };
-        assert_eq!(q_at.to_vec(), rotated(&q, heads, true).to_vec());
+        assert_close("queries", &q_at.to_vec(), &rotated(&q, heads, true), 3e-7);
         let want = rotated(&k, kv_heads, !raw_keys);
         for (token, row) in rows.iter().enumerate() {
-            assert_eq!(keys.row_range(*row as usize, 1).to_vec(), want.row_range(token, 1).to_vec());
+            let want = &want[token * kv_heads * width..][..kv_heads * width];
+            assert_close("a key", &keys.row_range(*row as usize, 1).to_vec(), want, 3e-7);
             assert_eq!(values.row_range(*row as usize, 1).to_vec(), v_at.row_range(token, 1).to_vec());
         }
         assert_eq!(keys.row_range(1, 1).to_vec(), vec![0.0; kv_heads * width], "a row that nothing goes to");

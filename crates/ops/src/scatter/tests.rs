@@ -12,10 +12,7 @@ fn rows_go_to_their_places_and_no_others_change() {
         let (values, before) = (random(1, at.len() * cols), random(2, places * cols));
         let x = strided(&arena, at.len(), cols, &values);
         for dtype in [DType::F32, DType::Bf16] {
-            let mut want = before.clone();
-            for (row, place) in at.iter().enumerate() {
-                want[*place as usize * cols..][..cols].copy_from_slice(&values[row * cols..][..cols]);
-            }
+            let mut want = reference::rows(&values, &at, &before, cols);
             let mut out = match dtype {
                 DType::F32 => empty(&arena, places, cols),
                 DType::Bf16 => arena.tensor(places, cols, dtype),

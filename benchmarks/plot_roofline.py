@@ -1,0 +1,73 @@
+"""Draws what `keyfold bench attention` and `run_decode.py` measured on a GPU against the device's ceilings.
+
+usage: plot_roofline.py DIR [--out roofline.svg]
+DIR holds attention.json (`keyfold bench attention --device cuda --json`) and raw.json (`run_decode.py`). Needs matplotlib.
+"""
+import argparse
+import json
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+NAMES = {"Mfa": "MFA", "MfaKr": "MFA-KR", "MfaKrRotate": "MFA-KR, rotated on read", "Mla": "MLA", "Gqa": "GQA"}
+COLOURS = {"Mfa": "#1f77b4", "MfaKr": "#d62728", "MfaKrRotate": "#ff9896", "Mla": "#2ca02c", "Gqa": "#9467bd"}
+MODEL = {"mfa": "#1f77b4", "mfa-kr": "#d62728", "mla": "#2ca02c", "gqa": "#9467bd", "mha": "#8c564b"}
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("dir", type=pathlib.Path)
+    p.add_argument("--out", default="roofline.svg")
+    o = p.parse_args()
+    rows = json.loads((o.dir / "attention.json").read_text())
+    decode = json.loads((o.dir / "raw.json").read_text())
+    copy, matmul = rows[0]["copy_gb_s"], rows[0]["matmul_tflop_s"]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
+
+    low, high = 2, 1000
+    ridge = matmul * 1e3 / copy
+    left.plot([low, ridge, high], [low * copy / 1e3, matmul, matmul], color="black", lw=1,
+              label=f"a copy {copy:,.0f} GB/s, a product {matmul:,.0f} TFLOP/s")
+    for kind, name in NAMES.items():
+        mine = [r for r in rows if r["variant"] == kind]
+        left.scatter([r["tflop_s"] * 1e3 / r["gb_s"] for r in mine], [r["tflop_s"] for r in mine], s=26, label=name,
+                     color=COLOURS[kind], zorder=3)
+    left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(4, 1500), xlabel="operations per byte of the cache",
+             ylabel="TFLOP/s", title="Attention over a paged cache, one layer")
+    left.legend(fontsize=7, loc="lower right")
+
+    shapes = [r for r in decode["speed"]]
+    for r in shapes:
+        total = r["weight_bytes_per_token"] + r["cache_bytes"]
+        right.scatter(total / 1e9, r["ms_per_token"], color=MODEL[r["attention"]], s=30, zorder=3)
+        right.annotate(f"{r['batch']} x {r['prompt_tokens'] // 1024}K", (total / 1e9, r["ms_per_token"]), fontsize=7,
+                       xytext=(-4, 6) if r["batch"] == 128 else (5, -9), ha="right" if r["batch"] == 128 else "left",
+                       textcoords="offset points")
+    seen = set()
+    for r in decode["capacity"]:
+        total = r["weight_bytes_per_token"] + r["cache_bytes"]
+        label = f"{r['attention']}, largest batches" if r["attention"] not in seen else None
+        seen.add(r["attention"])
+        right.scatter(total / 1e9, r["ms_per_token"], color=MODEL[r["attention"]], s=30, marker="^", label=label, zorder=3)
+    for r in decode["peers"]:
+        if r["side"] == "compile+graphs":
+            mine = [s for s in shapes if (s["batch"], s["prompt_tokens"]) == (r["batch"], r["context"])][0]
+            total = mine["weight_bytes_per_token"] + mine["cache_bytes"]
+            right.scatter(total / 1e9, r["ms"], color="grey", s=24, marker="x", zorder=3,
+                          label="PyTorch, compiled" if "peer" not in seen else None)
+            seen.add("peer")
+    xs = [2.5, 90]
+    right.plot(xs, [x / copy * 1e3 for x in xs], color="black", lw=1, label=f"at the speed of a copy, {copy:,.0f} GB/s")
+    right.set(xscale="log", yscale="log", xlabel="gigabytes that a step reads: weights and cache", ylabel="milliseconds a step",
+              title="Decoding, 1.78B parameters")
+    right.legend(fontsize=7, loc="upper left")
+    for axes in (left, right):
+        axes.grid(True, which="both", lw=0.3, alpha=0.6)
+    fig.tight_layout()
+    fig.savefig(o.dir / o.out)
+
+
+main()
