@@ -1,6 +1,6 @@
 //! Launches of `kernel.cu`.
 
-use crate::cuda::{Forms, Launch, Mat, Module, check, gpu_of, launch, module};
+use crate::cuda::{Forms, Launch, Mat, Module, check, conversion, gpu_of, launch, module};
 use keyfold_core::DType;
 use keyfold_tensor::{Tensor, cuda::Gpu};
 
@@ -27,16 +27,7 @@ fn run(gpu: &Gpu, x: &Tensor, out: &Tensor) {
         return;
     }
     let wide = Forms::of(DType::Bf16, &[cols], &[x, out]).lanes() == 8;
-    let name = match (x.dtype(), out.dtype(), wide) {
-        (DType::F32, DType::F32, false) => "f32_to_f32",
-        (DType::F32, DType::F32, true) => "f32_to_f32_wide",
-        (DType::F32, DType::Bf16, false) => "f32_to_bf16",
-        (DType::F32, DType::Bf16, true) => "f32_to_bf16_wide",
-        (DType::Bf16, DType::F32, false) => "bf16_to_f32",
-        (DType::Bf16, DType::F32, true) => "bf16_to_f32_wide",
-        (DType::Bf16, DType::Bf16, false) => "bf16_to_bf16",
-        (DType::Bf16, DType::Bf16, true) => "bf16_to_bf16_wide",
-    };
+    let name = conversion(x.dtype(), out.dtype(), wide);
     launch!(gpu, KERNELS, name, Launch::rows(rows, cols, if wide { 8 } else { 1 });
         Mat::of(x), Mat::of(out), rows as i32, cols as i32);
 }

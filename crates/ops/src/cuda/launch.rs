@@ -114,6 +114,20 @@ impl Forms {
     }
 }
 
+/// The kernel that takes elements of one type to another, of those of `cast` and `scatter`.
+pub(crate) fn conversion(from: DType, to: DType, wide: bool) -> &'static str {
+    match (from, to, wide) {
+        (DType::F32, DType::F32, false) => "f32_to_f32",
+        (DType::F32, DType::F32, true) => "f32_to_f32_wide",
+        (DType::F32, DType::Bf16, false) => "f32_to_bf16",
+        (DType::F32, DType::Bf16, true) => "f32_to_bf16_wide",
+        (DType::Bf16, DType::F32, false) => "bf16_to_f32",
+        (DType::Bf16, DType::F32, true) => "bf16_to_f32_wide",
+        (DType::Bf16, DType::Bf16, false) => "bf16_to_bf16",
+        (DType::Bf16, DType::Bf16, true) => "bf16_to_bf16_wide",
+    }
+}
+
 /// The names of a kernel's four forms.
 macro_rules! forms {
     ($name:literal) => {

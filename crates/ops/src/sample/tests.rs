@@ -161,3 +161,14 @@ fn repetition_is_penalised_as_transformers_does() {
     let message = SampleError::RepetitionPenalty(0.0).to_string();
     assert_eq!(message, "repetition_penalty is 0: expected a number from 0.01 to 100");
 }
+
+#[test]
+fn the_likeliest_of_each_row_is_the_first_of_equals() {
+    let arena = keyfold_tensor::Arena::new();
+    let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
+    let rows = [[0.0, 3.0, 3.0, -1.0], [low, low, low, low], [nan, -5.0, -4.0, -4.0], [-2.0, -1.0, low, 7.0]];
+    let logits = arena.tensor_of(4, 4, rows.as_flattened());
+    let mut tokens = crate::indices::Indices::new(&arena, vec![9; 4]);
+    greedy(&logits, &mut tokens);
+    assert_eq!(tokens.read(), [1, 0, 2, 3]);
+}

@@ -1,7 +1,7 @@
 //! Launches of `kernel.cu`.
 
 use crate::{
-    cuda::{Forms, Launch, Mat, Module, check, gpu_of, launch, module},
+    cuda::{Forms, Launch, Mat, Module, check, conversion, gpu_of, launch, module},
     indices::Indices,
 };
 use keyfold_core::DType;
@@ -16,16 +16,7 @@ pub(super) fn rows(x: &Tensor, at: &Indices, out: &Tensor) {
         return;
     }
     let wide = Forms::of(DType::Bf16, &[x.cols()], &[x, out]).lanes() > 1;
-    let name = match (x.dtype(), out.dtype(), wide) {
-        (DType::F32, DType::F32, false) => "f32_to_f32",
-        (DType::F32, DType::F32, true) => "f32_to_f32_wide",
-        (DType::F32, DType::Bf16, false) => "f32_to_bf16",
-        (DType::F32, DType::Bf16, true) => "f32_to_bf16_wide",
-        (DType::Bf16, DType::F32, false) => "bf16_to_f32",
-        (DType::Bf16, DType::F32, true) => "bf16_to_f32_wide",
-        (DType::Bf16, DType::Bf16, false) => "bf16_to_bf16",
-        (DType::Bf16, DType::Bf16, true) => "bf16_to_bf16_wide",
-    };
+    let name = conversion(x.dtype(), out.dtype(), wide);
     launch!(gpu, KERNELS, name, Launch::rows(x.rows(), x.cols(), if wide { 8 } else { 1 }).early();
         Mat::of(x), at.on(gpu), Mat::of(out), x.rows() as i32, x.cols() as i32);
 }

@@ -3,7 +3,7 @@
 use super::{Cache, Shape, plan::Plan};
 use crate::{
     attention::Heads,
-    cuda::{Launch, Module, check, gpu_of, launch, module, unsupported},
+    cuda::{Boxes, Launch, Module, boxes, check, gpu_of, launch, module, unsupported},
     indices::Indices,
 };
 use cudarc::driver::sys;
@@ -338,54 +338,14 @@ struct PagedParams {
     out_f32: i32,
 }
 
-/// How the copy engine finds boxes of a bf16 array: `dims` and `extent` with the innermost first, `steps` in elements
-/// for all but the innermost.
-fn map<const RANK: usize>(
-    gpu: &Gpu,
-    name: &str,
-    address: u64,
-    dims: [usize; RANK],
-    steps: &[usize],
-    extent: [usize; RANK],
-) -> sys::CUtensorMap {
-    assert!(
-        address.is_multiple_of(16) && steps.iter().all(|step| (2 * step).is_multiple_of(16)),
-        "paged attention: rows and heads of {name} must begin at multiples of 16 bytes"
-    );
-    let mut map = sys::CUtensorMap { opaque: [0; 16] };
-    let dims = dims.map(|dim| dim.max(1) as u64);
-    let steps: Vec<u64> = steps.iter().map(|step| 2 * *step as u64).collect();
-    let extent = extent.map(|size| size as u32);
-    let apart = [1; RANK];
-    // SAFETY: all arrays have as many entries as the rank says (strides one less), and live during the call.
-    let made = unsafe {
-        sys::cuTensorMapEncodeTiled(
-            &raw mut map,
-            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            RANK as u32,
-            address as *mut c_void,
-            dims.as_ptr(),
-            steps.as_ptr(),
-            extent.as_ptr(),
-            apart.as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    };
-    gpu.check(&format!("describe {name} to the copy engine"), made.result());
-    map
-}
-
-/// [`map`] of a plane: channels, heads, tokens of a page, pages; boxes of 64 channels of the rows of a tile.
-fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, page: usize, keys: usize) -> sys::CUtensorMap {
+/// A plane for the copy engine: channels, heads, tokens of a page, pages; boxes of 64 channels of the rows of a tile.
+fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, page: usize, keys: usize) -> Boxes {
     let Heads { tensor, count, width, stride } = heads;
     // A single head's stride is never walked, but must be one that the copy engine accepts.
     let stride = if count == 1 { tensor.stride() } else { stride };
-    map(
+    boxes(
         gpu,
-        name,
+        &format!("paged attention: {name}"),
         tensor.address(),
         [width, count, page, tensor.rows() / page],
         &[stride, tensor.stride(), tensor.stride() * page],
@@ -421,9 +381,9 @@ pub(super) fn attend(
     let Batch { form, blocks, .. } = *device;
     let group = shape.heads / shape.kv_heads;
     let tokens = device.sequences * shape.tokens;
-    let queries = map(
+    let queries = boxes(
         gpu,
-        "q",
+        "paged attention: q",
         q.address(),
         [shape.width, shape.heads, tokens],
         &[shape.width, q.stride()],
