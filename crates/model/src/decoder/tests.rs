@@ -49,9 +49,9 @@ fn steps_that_go_on_choose_the_likeliest_tokens() {
     let firsts =
         [0, 1].map(|at| Chunk { tokens: &want[at][..1], past: past[at], pages: &pages[at], logits: 1 });
     let mut greedy = decoder.greedy(&firsts, &mut cache);
-    for step in 1..=7 {
+    for (first, second) in want[0].iter().zip(&want[1]).skip(1) {
         greedy.step();
-        assert_eq!(greedy.tokens(), [want[0][step], want[1][step]], "step {step}");
+        assert_eq!(greedy.tokens(), [*first, *second]);
     }
     // The second sequence has 16 places: 9 + 7 are all of them.
     let beyond = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| greedy.step()));
