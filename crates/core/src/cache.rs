@@ -15,6 +15,13 @@ pub struct Plane {
     pub width: usize,
 }
 
+/// Neighbouring columns of a cache row of [`DType::Fp8`] that share a scale: the power of two by which they are to be
+/// multiplied, a byte that holds its exponent plus 127 (e8m0 of the OCP microscaling formats, arXiv 2310.10537).
+pub const SCALE_BLOCK: usize = 64;
+
+/// Rows of 8-bit elements with their scales begin at multiples of this many bytes.
+const ROW_BYTES: usize = 16;
+
 /// The planes of one layer, in storage order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheLayout {
@@ -58,8 +65,18 @@ impl CacheLayout {
         self.planes.iter().map(|plane| plane.width).sum()
     }
 
+    /// Elements of a token's row: those of the planes and, behind them, the scales of [`DType::Fp8`], one for each
+    /// [`SCALE_BLOCK`] columns.
+    pub fn row_width(&self, dtype: DType) -> usize {
+        let elements = self.elements_per_token();
+        match dtype {
+            DType::F32 | DType::Bf16 => elements,
+            DType::Fp8 => (elements + elements.div_ceil(SCALE_BLOCK)).next_multiple_of(ROW_BYTES),
+        }
+    }
+
     /// Bytes stored per token by one layer.
     pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        self.elements_per_token() * dtype.bytes()
+        self.row_width(dtype) * dtype.bytes()
     }
 }

@@ -11,6 +11,10 @@ pub enum DType {
     F32,
     /// bfloat16, 2 bytes: storage only, arithmetic on it is done in `F32`.
     Bf16,
+    /// e4m3 of the OCP 8-bit floating point formats (arXiv 2209.05433), 1 byte: in caches only, whose rows end with scales
+    /// ([`crate::SCALE_BLOCK`]).
+    #[serde(skip_deserializing)]
+    Fp8,
 }
 
 impl DType {
@@ -19,7 +23,18 @@ impl DType {
         match self {
             Self::F32 => 4,
             Self::Bf16 => 2,
+            Self::Fp8 => 1,
         }
+    }
+
+    /// For code that tensors of this type do not reach.
+    ///
+    /// # Panics
+    /// Always: names `op` and the type.
+    #[cold]
+    #[track_caller]
+    pub fn unsupported(self, op: &str) -> ! {
+        panic!("{op}: no tensors of {self}")
     }
 }
 
@@ -28,6 +43,7 @@ impl fmt::Display for DType {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The KV cache: pages of token rows ([`PagedCache`]), and the plain case of one sequence ([`Cache`]).
 
 use crate::{config::ModelConfig, error::ConfigError, recorded::Recorded};
-use keyfold_core::{CacheLayout, DType};
+use keyfold_core::{CacheLayout, DType, SCALE_BLOCK};
 use keyfold_tensor::{Arena, Device, Tensor};
 
 /// Cached tokens of many sequences. Per layer a matrix with a row per token that holds all planes of the layout, side by
@@ -37,7 +37,8 @@ impl PagedCache {
     /// multiple, are read fastest; on a GPU pages of any power of two, of which those of 16 and more are read equally fast.
     ///
     /// # Errors
-    /// When the model's design cannot be cached, a size is 0, or a GPU's cache is not of bf16.
+    /// When the model's design cannot be cached, a size is 0, or the device has no kernels for caches of `dtype`: on a GPU there
+    /// are those of bf16 and, but for TPA and planes that are no multiples of [`SCALE_BLOCK`] wide, of 8 bits.
     pub fn new(
         config: &ModelConfig,
         pages: usize,
@@ -49,11 +50,16 @@ impl PagedCache {
             return Err(ConfigError::value("page_size", "at least 1", page_size));
         }
         let on_gpu = arena.device() != Device::Cpu;
-        if on_gpu && dtype != DType::Bf16 {
-            return Err(ConfigError::value("kv_dtype", "bf16 on a GPU", dtype));
-        }
         let layout = config.attention.design().cache_layout()?;
-        let width = layout.elements_per_token();
+        match (on_gpu, dtype) {
+            (false, DType::Fp8) => {
+                return Err(ConfigError::value("kv_dtype", "f32 or bf16 on the CPU", dtype));
+            }
+            (true, DType::F32) => return Err(ConfigError::value("kv_dtype", "bf16 or fp8 on a GPU", dtype)),
+            (true, DType::Fp8) => check_blocks(config, &layout)?,
+            _ => {}
+        }
+        let width = layout.row_width(dtype);
         let rows = pages.checked_add(usize::from(on_gpu)).and_then(|pages| pages.checked_mul(page_size));
         let rows = rows.filter(|rows| rows.checked_mul(width * dtype.bytes()).is_some());
         let rows = rows.ok_or_else(|| ConfigError::value("pages", "fewer bytes than addresses", pages))?;
@@ -100,6 +106,22 @@ impl PagedCache {
     /// Bytes of memory set aside for all layers.
     pub fn bytes(&self) -> usize {
         self.bytes_per_token() * self.page_size * self.pages
+    }
+}
+
+/// Whether the planes of `layout` can be kept in 8 bits: each begins with a block of its own.
+fn check_blocks(config: &ModelConfig, layout: &CacheLayout) -> Result<(), ConfigError> {
+    let odd = layout.planes().iter().find(|plane| !plane.width.is_multiple_of(SCALE_BLOCK));
+    if let Some(plane) = odd {
+        let expected = format!(
+            "bf16: the `{}` of a token has {} elements, no multiple of {SCALE_BLOCK}",
+            plane.name, plane.width
+        );
+        return Err(ConfigError::value("kv_dtype", expected, DType::Fp8));
+    }
+    match config.attention.kind() {
+        "tpa" => Err(ConfigError::value("kv_dtype", "bf16 for tpa", DType::Fp8)),
+        _ => Ok(()),
     }
 }
 

@@ -1,13 +1,12 @@
 //! Where the new tokens of a batch go: their positions, and their rows of the cache.
 
 use crate::cache::{Chunk, PagedCache};
-use keyfold_core::CacheLayout;
+use keyfold_core::{CacheLayout, DType};
 use keyfold_ops::{
     append::{self, Places},
     attention::{Heads, Paged, Plans, Sequence},
     indices::Indices,
     rope::{Positions, RopeTable},
-    scatter,
 };
 use keyfold_tensor::{Arena, Tensor};
 
@@ -123,14 +122,22 @@ impl<'a> CacheStep<'a> {
         raw_keys: bool,
     ) {
         let Inputs { positions, rows, .. } = self.placement.inputs;
-        let places = Places { positions, rows, rope, raw_keys };
+        let scales = self.scales();
+        let places = Places { positions, rows, rope, raw_keys, scales: scales.as_ref() };
         let mut values = v.map(|_| self.planes(1, 1));
         append::append(q, k, v, places, &mut self.planes(0, 1), values.as_mut());
     }
 
     /// Stores the new tokens' rows of plane `index`: `values` [new, width].
     pub(crate) fn write(&self, index: usize, values: &Tensor) {
-        scatter::rows(values, &self.placement.inputs.rows, &mut self.planes(index, 1));
+        let scales = self.scales();
+        append::write(values, &self.placement.inputs.rows, &mut self.planes(index, 1), scales.as_ref());
+    }
+
+    /// The scales of the rows of a cache in 8 bits.
+    pub(crate) fn scales(&self) -> Option<Tensor> {
+        let elements = self.layout.elements_per_token();
+        (self.rows.dtype() == DType::Fp8).then(|| self.rows.columns(elements, self.rows.cols() - elements))
     }
 
     /// The rows of `count` neighbouring planes from `index` on, of all pages.

@@ -14,6 +14,7 @@ pub mod cross_entropy;
 mod cuda;
 mod dispatch;
 pub mod embedding;
+pub mod fp8;
 pub mod gemm;
 pub mod glu;
 pub mod indices;

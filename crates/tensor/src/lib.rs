@@ -11,6 +11,7 @@ pub mod cuda;
 #[path = "no_cuda.rs"]
 mod cuda;
 mod device;
+pub mod e4m3;
 mod graph;
 mod tensor;
 

@@ -1,6 +1,6 @@
 //! Row-major matrices over shared memory.
 
-use crate::{Arena, Device, arena::Buffer, cuda};
+use crate::{Arena, Device, arena::Buffer, cuda, e4m3};
 use half::bf16;
 use keyfold_core::DType;
 use std::{any::Any, fmt, ptr::NonNull, sync::Arc};
@@ -290,9 +290,9 @@ impl Tensor {
         }
     }
 
-    /// The values as f32, row by row. Waits for a device.
+    /// The values as f32, row by row; 8-bit ones as they are, without scales. Waits for a device.
     pub fn to_vec(&self) -> Vec<f32> {
-        if self.device() != Device::Cpu {
+        if self.device() != Device::Cpu || self.dtype == DType::Fp8 {
             return values(&self.to_bytes(), self.dtype);
         }
         let mut out = Vec::with_capacity(self.len());
@@ -306,6 +306,7 @@ impl Tensor {
                     // SAFETY: as above.
                     out.extend((0..self.cols).map(|col| unsafe { *ptr.add(start + col) }.to_f32()));
                 }
+                DType::Fp8 => {}
             }
         }
         out
@@ -320,7 +321,7 @@ impl Tensor {
         if self.cols == 0 {
             return;
         }
-        if self.device() != Device::Cpu {
+        if self.device() != Device::Cpu || self.dtype == DType::Fp8 {
             return self.write_bytes(&bytes(values, self.dtype));
         }
         for (row, values) in values.chunks_exact(self.cols).enumerate() {
@@ -334,6 +335,7 @@ impl Tensor {
                         unsafe { *ptr.add(row * self.stride + col) = bf16::from_f32(*value) };
                     }
                 }
+                DType::Fp8 => {}
             }
         }
     }
@@ -383,6 +385,7 @@ fn values(bytes: &[u8], dtype: DType) -> Vec<f32> {
     match dtype {
         DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         DType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        DType::Fp8 => bytes.iter().map(|b| e4m3::to_f32(*b)).collect(),
     }
 }
 
@@ -391,6 +394,7 @@ fn bytes(values: &[f32], dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         DType::Bf16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+        DType::Fp8 => values.iter().map(|x| e4m3::from_f32(*x)).collect(),
     }
 }
 

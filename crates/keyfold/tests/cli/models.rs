@@ -86,7 +86,9 @@ fn prompts_and_numbers_out_of_range_are_refused() {
         ("--top-p", "1.5", "1.5"),
         ("--top-k", "0", "top"),
         ("--max-tokens", "many", "many"),
-        ("--kv-dtype", "f8", "f8"),
+        ("--kv-dtype", "f8", "`f8`: expected f32 or bf16, or fp8 on a GPU"),
+        ("--kv-dtype", "fp8", "f32 or bf16 on the CPU"),
+        ("--dtype", "fp8", "`fp8`: expected f32 or bf16"),
         ("--threads", "0", "--threads is 0"),
         ("--device", "toaster", "toaster"),
     ] {

@@ -9,7 +9,7 @@ use crate::{
 };
 use half::bf16;
 use keyfold_core::DType;
-use keyfold_tensor::Tensor;
+use keyfold_tensor::{Tensor, e4m3};
 use safetensors::{Dtype, View};
 use std::{borrow::Cow, collections::HashMap, path::Path};
 
@@ -76,6 +76,7 @@ impl View for Stored {
         match self.dtype {
             DType::F32 => Dtype::F32,
             DType::Bf16 => Dtype::BF16,
+            DType::Fp8 => Dtype::F8_E4M3,
         }
     }
 
@@ -90,6 +91,7 @@ impl View for Stored {
             match self.dtype {
                 DType::F32 => values.for_each(|x| bytes.extend(x.to_le_bytes())),
                 DType::Bf16 => values.for_each(|x| bytes.extend(bf16::from_f32(x).to_le_bytes())),
+                DType::Fp8 => bytes.extend(values.map(e4m3::from_f32)),
             }
         }
         Cow::Owned(bytes)

@@ -73,6 +73,7 @@ impl Family {
         let name = match dtype {
             DType::F32 => "float32",
             DType::Bf16 => "bfloat16",
+            DType::Fp8 => "float8_e4m3fn",
         };
         keys.insert("torch_dtype".into(), name.into());
         Value::Object(keys)

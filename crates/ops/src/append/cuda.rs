@@ -4,9 +4,10 @@ use super::{Places, parts};
 use crate::{
     attention::Heads,
     cuda::{Forms, Launch, Mat, Module, gpu_of, launch, module},
+    fp8,
     rope::Pairing,
 };
-use keyfold_core::DType;
+use keyfold_core::{DType, SCALE_BLOCK};
 use keyfold_tensor::Tensor;
 
 static KERNELS: Module = module!("append");
@@ -19,6 +20,8 @@ struct Append {
     v: Mat,
     keys: Mat,
     values: Mat,
+    key_scales: u64,
+    value_scales: u64,
     cos: u64,
     sin: u64,
     positions: u64,
@@ -39,17 +42,25 @@ pub(super) fn append(
     keys: &mut Tensor,
 ) {
     let gpu = gpu_of(q.tensor);
-    let mut tensors = vec![q.tensor, k.tensor, &*keys];
+    let mut tensors = vec![q.tensor, k.tensor];
     if let Some((v, plane)) = &values {
-        tensors.extend([*v, &**plane]);
+        tensors.push(v);
+        tensors.extend(places.scales.is_none().then_some(&**plane));
     }
+    tensors.extend(places.scales.is_none().then_some(&*keys));
     let table = places.rope;
     let all = table.is_none_or(|table| table.width() == q.width && table.pairing() == Pairing::HalfSplit);
     let columns = values.as_ref().map_or(0, |(v, _)| v.cols());
     let packed = [q, k].iter().all(|heads| heads.stride == heads.width);
-    let bf16 = tensors.iter().all(|tensor| tensor.dtype() == DType::Bf16);
+    let stored = if places.scales.is_some() { DType::Fp8 } else { DType::Bf16 };
+    let planes = [Some(&*keys), values.as_ref().map(|(_, plane)| &**plane)];
+    let bf16 = tensors.iter().all(|tensor| tensor.dtype() == DType::Bf16)
+        && planes.iter().flatten().all(|plane| plane.dtype() == stored);
     let wide = Forms::of(DType::Bf16, &[q.width / 2, q.width, columns], &tensors).lanes() == 8;
-    if !(all && packed && bf16 && wide) {
+    // In 8 bits, eight threads side by side have the channels of one block.
+    let whole = stored == DType::Bf16
+        || (q.width.is_multiple_of(2 * SCALE_BLOCK) && columns.is_multiple_of(SCALE_BLOCK));
+    if !(all && packed && bf16 && wide && whole) {
         return parts(q, k, values, places, keys);
     }
     let (tokens, places_in_cache) = (q.tensor.rows(), keys.rows());
@@ -71,12 +82,19 @@ pub(super) fn append(
     let angles = table.map(|table| (table.on(gpu), table.positions()));
     let (cos, positions) = angles.as_ref().map_or((0, 0), |(table, positions)| (table.address(), *positions));
     let [v, plane] = values.as_ref().map_or([Mat::NONE; 2], |(v, plane)| [Mat::of(v), Mat::of(plane)]);
+    let scales_of = |plane: &Tensor| {
+        places
+            .scales
+            .map_or(0, |scales| scales.address() + fp8::Rows { values: plane, scales }.block() as u64)
+    };
     let append = Append {
         q: Mat::of(q.tensor),
         k: Mat::of(k.tensor),
         v,
         keys: Mat::of(keys),
         values: plane,
+        key_scales: scales_of(keys),
+        value_scales: values.as_ref().map_or(0, |(_, plane)| scales_of(plane)),
         cos,
         sin: cos + (positions * q.width / 2 * 4) as u64,
         positions: places.positions.on(gpu),
@@ -92,5 +110,6 @@ pub(super) fn append(
     let rotated = if table.is_some() { q.count * q.width / 16 } else { 0 };
     let items = rotated + k.count * q.width / 8 + columns / 8;
     let grid = [tokens as u32, items.div_ceil(256).clamp(1, 64) as u32, 1];
-    launch!(gpu, KERNELS, "append", Launch { grid, ..Launch::blocks(1, 256) }.early(); append);
+    let name = if places.scales.is_some() { "append_fp8" } else { "append" };
+    launch!(gpu, KERNELS, name, Launch { grid, ..Launch::blocks(1, 256) }.early(); append);
 }

@@ -10,6 +10,7 @@ mod tests;
 use crate::{
     attention::Heads,
     dispatch::by_device,
+    fp8,
     indices::Indices,
     rope::{self, Heads as RopeHeads, Positions, RopeTable},
     scatter,
@@ -27,6 +28,8 @@ pub struct Places<'a> {
     pub rope: Option<&'a RopeTable>,
     /// Whether keys are cached as they are.
     pub raw_keys: bool,
+    /// Of the rows of a cache in 8 bits: see [`fp8::Rows`].
+    pub scales: Option<&'a Tensor>,
 }
 
 /// Rotates `q` in place, and writes `k`, rotated, and `v` to their rows of the cache. What is in `k` afterwards is not
@@ -73,8 +76,19 @@ fn parts(
             rotate(k);
         }
     }
-    scatter::rows(k.tensor, places.rows, keys);
+    write(k.tensor, places.rows, keys, places.scales);
     if let Some((v, plane)) = values {
-        scatter::rows(v, places.rows, plane);
+        write(v, places.rows, plane, places.scales);
+    }
+}
+
+/// New rows of a plane of a cache, in 8 bits where it has `scales`.
+///
+/// # Panics
+/// As [`scatter::rows`] and [`fp8::store`].
+pub fn write(x: &Tensor, at: &Indices, plane: &mut Tensor, scales: Option<&Tensor>) {
+    match scales {
+        Some(scales) => fp8::store(x, at, fp8::Rows { values: plane, scales }),
+        None => scatter::rows(x, at, plane),
     }
 }

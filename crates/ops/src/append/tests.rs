@@ -21,7 +21,7 @@ fn queries_and_keys_are_rotated_and_rows_written() {
         let (q_at, k_at, v_at) = (tensor(&q), tensor(&k), tensor(&v));
         let mut keys = arena.zeros(places, kv_heads * width, DType::F32);
         let mut values = keys.copied_to(&arena);
-        let places = Places { positions: &at, rows: &to, rope, raw_keys };
+        let places = Places { positions: &at, rows: &to, rope, raw_keys, scales: None };
         let [q_heads, k_heads] = [(&q_at, heads), (&k_at, kv_heads)].map(|(x, n)| Heads::packed(x, n));
         append(q_heads, k_heads, Some(&v_at), places, &mut keys, Some(&mut values));
         let rotated = |values: &[f32], count, rotates: bool| match rope.filter(|_| rotates) {

@@ -218,7 +218,15 @@ fn head_boxes(gpu: &Gpu, name: &str, heads: KernelHeads, counts: [usize; 3], row
     let ([count, seq, batch], row) = (counts, row as usize);
     // A lone head's step is never walked, but must be one that the copy engine accepts.
     let head = if count > 1 { head as usize } else { row };
-    boxes(gpu, name, data, [width as usize, count, seq, batch], &[head, row, row * seq], [64, 1, rows, 1])
+    boxes(
+        gpu,
+        name,
+        DType::Bf16,
+        data,
+        [width as usize, count, seq, batch],
+        &[head, row, row * seq],
+        [64, 1, rows, 1],
+    )
 }
 
 /// Whether the GPU has the instructions of `sm_90a`, which those after it lack.

@@ -317,7 +317,16 @@ fn no_tokens() {
     let gradient = Gradient { heads, accumulate: true };
     backward(heads, heads, heads, heads, heads, &lse, &case.shape(), gradient, gradient, gradient);
     let paged = Paged { page_size: 1, sequences: &[], plans: &Plans::default() };
-    let cache = Cached { k: heads, v: heads, paged, scale: 1.0, alibi: None, window: None, rotate: None };
+    let cache = Cached {
+        k: heads,
+        v: heads,
+        paged,
+        scales: None,
+        scale: 1.0,
+        alibi: None,
+        window: None,
+        rotate: None,
+    };
     cached(heads, &cache, heads);
 }
 

@@ -20,6 +20,7 @@ pub(super) fn copy(x: &Tensor, out: &mut Tensor) {
         (DType::F32, DType::Bf16) => {
             launch(rows, block, &Narrow { x: Rows::of(x), out: Rows::of_bf16(out), cols })
         }
+        (DType::Fp8, _) | (_, DType::Fp8) => DType::Fp8.unsupported("cast"),
     }
 }
 

@@ -197,6 +197,7 @@ fn data_type(dtype: DType) -> lt_sys::cudaDataType {
     match dtype {
         DType::F32 => lt_sys::cudaDataType::CUDA_R_32F,
         DType::Bf16 => lt_sys::cudaDataType::CUDA_R_16BF,
+        DType::Fp8 => lt_sys::cudaDataType::CUDA_R_8F_E4M3,
     }
 }
 

@@ -125,6 +125,7 @@ pub(crate) fn conversion(from: DType, to: DType, wide: bool) -> &'static str {
         (DType::Bf16, DType::F32, true) => "bf16_to_f32_wide",
         (DType::Bf16, DType::Bf16, false) => "bf16_to_bf16",
         (DType::Bf16, DType::Bf16, true) => "bf16_to_bf16_wide",
+        (DType::Fp8, ..) | (_, DType::Fp8, _) => DType::Fp8.unsupported("cast"),
     }
 }
 

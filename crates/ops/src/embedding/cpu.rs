@@ -15,6 +15,7 @@ pub(super) fn forward(ids: &[u32], table: &Tensor, out: &mut Tensor) {
     match table.dtype() {
         DType::F32 => launch(ids.len(), block, &Copy { ids, table: Rows::of(table), out, cols }),
         DType::Bf16 => launch(ids.len(), block, &Widen { ids, table: Rows::of_bf16(table), out, cols }),
+        other => other.unsupported("embedding"),
     }
 }
 

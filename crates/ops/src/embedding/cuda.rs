@@ -15,6 +15,7 @@ fn form(from: &Tensor, to: &Tensor, names: [[&'static str; 2]; 4]) -> (&'static 
         (DType::F32, DType::Bf16) => 1,
         (DType::Bf16, DType::F32) => 2,
         (DType::Bf16, DType::Bf16) => 3,
+        (DType::Fp8, _) | (_, DType::Fp8) => DType::Fp8.unsupported("embedding"),
     };
     (names[types][usize::from(wide)], if wide { 8 } else { 1 })
 }

@@ -35,6 +35,7 @@ pub(super) fn forward(arch: Arch, x: &Tensor, w: &Tensor, out: &mut Tensor, accu
         w: match w.dtype() {
             DType::F32 => Weight::F32(w.as_ptr()),
             DType::Bf16 => Weight::Bf16(w.as_mut_bf16_ptr()),
+            other => other.unsupported("linear"),
         },
         first: 0,
         features,

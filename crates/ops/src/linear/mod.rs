@@ -95,6 +95,7 @@ fn forward_cpu(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &mut Tensor, 
     match w.dtype() {
         DType::F32 => gemm(out, accumulate, 1.0, x, View::of(w).t()),
         DType::Bf16 => gemm(out, accumulate, 1.0, x, View::of_bf16(w).t()),
+        other => other.unsupported("linear"),
     }
 }
 

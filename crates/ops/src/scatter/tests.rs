@@ -15,7 +15,7 @@ fn rows_go_to_their_places_and_no_others_change() {
             let mut want = reference::rows(&values, &at, &before, cols);
             let mut out = match dtype {
                 DType::F32 => empty(&arena, places, cols),
-                DType::Bf16 => arena.tensor(places, cols, dtype),
+                dtype => arena.tensor(places, cols, dtype),
             };
             out.write(&before);
             rows(&x, &Indices::new(&arena, at.clone()), &mut out);

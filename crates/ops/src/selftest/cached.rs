@@ -113,6 +113,7 @@ fn check(twins: &mut Twins<'_>, form: Form, tokens: &[(usize, usize)], page: usi
             k: Heads::packed(&k, kv_heads),
             v: Heads::packed(&v, kv_heads),
             paged: Paged { page_size: page, sequences: &sequences, plans: &Plans::default() },
+            scales: None,
             scale: (width as f32).powf(-0.5),
             alibi: slopes.as_deref(),
             window,

@@ -19,6 +19,7 @@ pub(super) fn limit(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 2e-6,
         DType::Bf16 => 3e-3,
+        DType::Fp8 => 4e-2,
     }
 }
 

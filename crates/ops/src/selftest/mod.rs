@@ -7,6 +7,7 @@
 mod attention;
 mod cached;
 mod dense;
+mod fp8;
 mod heads;
 mod loss;
 mod paged;
@@ -36,6 +37,8 @@ const SUITES: &[Suite] = &[
     ("embedding", rows::embedding),
     ("scatter", rows::scatter),
     ("append", rows::append),
+    ("fp8", fp8::rows),
+    ("append_fp8", fp8::append),
     ("cross_entropy", loss::cross_entropy),
     ("adamw", loss::adamw),
     ("muon", loss::muon),

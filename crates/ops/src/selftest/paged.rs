@@ -7,9 +7,10 @@ use crate::{
         Heads,
         paged::{Batch, Cache, Shape, attend},
     },
+    fp8,
     rope::RopeTable,
 };
-use keyfold_core::DType;
+use keyfold_core::{DType, SCALE_BLOCK};
 use keyfold_tensor::{Arena, Tensor};
 
 /// Rounding of weights, of rotated keys and of the output to bf16.
@@ -21,11 +22,15 @@ const SHORT: [u32; 4] = [4, 63, 65, 130];
 type Sizes = [usize; 4];
 
 fn shape([heads, kv_heads, width, value_width]: Sizes, page: usize, tokens: usize) -> Shape {
-    Shape { heads, kv_heads, width, value_width, shared: false, rotate: false, page, tokens }
+    Shape { heads, kv_heads, width, value_width, shared: false, rotate: false, fp8: false, page, tokens }
 }
 
 fn shared(shape: Shape) -> Shape {
     Shape { shared: true, ..shape }
+}
+
+fn eight_bits(shape: Shape) -> Shape {
+    Shape { fp8: true, ..shape }
 }
 
 fn rotated(shape: Shape) -> Shape {
@@ -61,14 +66,49 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     check(twins, shared(shape([64, 1, 576, 512], 64, 1)), &LONG);
     check(twins, shared(shape([16, 1, 576, 512], 16, 2)), &SHORT);
     check(twins, shared(shape([128, 1, 576, 512], 32, 1)), &SHORT);
+    for page in [16, 32, 64, 128] {
+        check(twins, eight_bits(shape(mfa, page, 1)), &LONG);
+        check(twins, eight_bits(shared(shape(mfa, page, 1))), &LONG);
+        check(twins, eight_bits(rotated(shape(mfa, page, 1))), &LONG);
+    }
+    check(twins, eight_bits(shape(mfa, 64, 4)), &SHORT);
+    check(twins, eight_bits(shape([16, 1, 128, 128], 64, 1)), &[200; 300]);
+    check(twins, eight_bits(shape([32, 8, 128, 128], 16, 2)), &SHORT);
+    check(twins, eight_bits(shape([9, 3, 64, 64], 64, 1)), &LONG);
+    check(twins, eight_bits(shape([6, 2, 192, 128], 32, 1)), &LONG);
+    check(twins, eight_bits(shared(shape([16, 1, 128, 128], 64, 3))), &SHORT);
+    check(twins, eight_bits(rotated(shape([16, 1, 128, 128], 64, 1))), &LONG);
+    check(twins, eight_bits(shared(shape([64, 1, 576, 512], 64, 1))), &LONG);
+    check(twins, eight_bits(shared(shape([16, 1, 576, 512], 16, 2))), &SHORT);
+}
+
+/// The rows `filled` of `values` in 8 bits among rows of NaN, on both devices.
+fn eight_bit_cache(
+    twins: &mut Twins<'_>,
+    places: usize,
+    cols: usize,
+    filled: &[u32],
+    values: &[f32],
+) -> [Tensor; 2] {
+    let width = (cols + cols.div_ceil(SCALE_BLOCK)).next_multiple_of(16);
+    let [host, mut device] = twins.bytes(places, width, 0xFF);
+    let rows: Vec<f32> =
+        filled.iter().flat_map(|row| &values[*row as usize * cols..][..cols]).copied().collect();
+    let rows = twins.of(filled.len(), cols, DType::F32, Gaps::None, &rows);
+    let [at, _] = twins.indices(filled);
+    let [elements, scales] = fp8::Rows::split(&host, cols);
+    fp8::store(&rows.host, &at, fp8::Rows { values: &elements, scales: &scales });
+    device.write_bytes(&host.to_bytes());
+    [host, device]
 }
 
 fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
-    let Shape { heads, kv_heads, width, value_width, shared, rotate, page, tokens } = shape;
+    let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens } = shape;
     let what = format!(
-        "{heads}/{kv_heads} heads x {width}/{value_width}{}{}, {} sequences, pages of {page}, {tokens} tokens",
+        "{heads}/{kv_heads} heads x {width}/{value_width}{}{}{}, {} sequences, pages of {page}, {tokens} tokens",
         if shared { ", shared" } else { "" },
         if rotate { ", rotated" } else { "" },
+        if fp8 { ", fp8" } else { "" },
         lengths.len(),
     );
     let needed = |length: &u32| (*length as usize).div_ceil(page);
@@ -81,6 +121,7 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
     let mut free = free.into_iter();
     let mut tables = vec![u32::MAX; most * lengths.len()];
     let mut values = vec![f32::NAN; pages * page * cols];
+    let mut filled_rows = Vec::new();
     for (sequence, length) in lengths.iter().enumerate() {
         for (entry, at) in tables[sequence * most..].iter_mut().zip(0..needed(length)) {
             let Some(page_id) = free.next() else { break };
@@ -88,9 +129,16 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
             let rows = (*length as usize - at * page).min(page);
             let filled = super::twin::random(u64::from(page_id) + 99, rows * cols);
             values[page_id as usize * page * cols..][..rows * cols].copy_from_slice(&filled);
+            filled_rows.extend((0..rows).map(|row| (page_id as usize * page + row) as u32));
         }
     }
-    let cache = twins.of(pages * page, cols, DType::Bf16, Gaps::Aligned, &values);
+    let [host_cache, device_cache] = match fp8 {
+        false => {
+            let cache = twins.of(pages * page, cols, DType::Bf16, Gaps::Aligned, &values);
+            [cache.host, cache.device]
+        }
+        true => eight_bit_cache(twins, pages * page, cols, &filled_rows, &values),
+    };
     let rows = lengths.len() * tokens;
     let q = twins.random(rows, heads * width, DType::Bf16, Gaps::None);
     let table = RopeTable::new(width, 5e5, lengths.iter().copied().max().unwrap_or(1) as usize);
@@ -98,23 +146,27 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
     for dtype in [DType::Bf16, DType::F32] {
         let mut out = twins.empty(rows, heads * value_width, dtype, Gaps::None);
         let mut lse = twins.empty(rows, heads, DType::F32, Gaps::None);
-        let run = |cache: &Tensor, q: &Tensor, out: &mut Tensor, lse: &mut Tensor| {
-            let k = cache.columns(0, kv_heads * width);
-            let v = (!shared).then(|| cache.columns(kv_heads * width, kv_heads * value_width));
+        let run = |rows: &Tensor, q: &Tensor, out: &mut Tensor, lse: &mut Tensor| {
+            let k = rows.columns(0, kv_heads * width);
+            let v = (!shared).then(|| rows.columns(kv_heads * width, kv_heads * value_width));
+            let scales = fp8.then(|| rows.columns(cols, rows.cols() - cols));
             let head = |tensor, width| Heads { tensor, count: kv_heads, width, stride: width };
             let cache = Cache {
                 k: head(&k, width),
                 v: v.as_ref().map(|v| head(v, value_width)),
+                scales: scales.as_ref(),
                 scale: (width as f32).powf(-0.5),
                 rotate,
             };
             let arena = Arena::on(q.device()).unwrap_or_else(|error| error.raise());
             let batch = Batch::new(&arena, shape, lengths, &tables);
+            // The second starts while the first still runs.
+            attend(q, &cache, &batch, out, Some(lse));
             attend(q, &cache, &batch, out, Some(lse));
             batch.plans_alike()
         };
-        run(&cache.host, &q.host, &mut out.host, &mut lse.host);
-        let alike = run(&cache.device, &q.device, &mut out.device, &mut lse.device);
+        run(&host_cache, &q.host, &mut out.host, &mut lse.host);
+        let alike = run(&device_cache, &q.device, &mut out.device, &mut lse.device);
         twins.compare(format!("{what}, {dtype}"), &out, LIMIT);
         // Rows without keys are minus infinity in both.
         let finite = |values: Vec<f32>| -> Vec<f32> {

@@ -237,7 +237,13 @@ pub(super) fn append(twins: &mut Twins<'_>) {
                     &device_to,
                 ),
             ] {
-                let places = append::Places { positions, rows, rope: rotates.then_some(&table), raw_keys };
+                let places = append::Places {
+                    positions,
+                    rows,
+                    rope: rotates.then_some(&table),
+                    raw_keys,
+                    scales: None,
+                };
                 let [q, k] = [(q, heads), (k, kv_heads)].map(|(x, count)| attention::Heads::packed(x, count));
                 append::append(q, k, values.map(|_| v), places, keys, values.map(|_| plane));
             }

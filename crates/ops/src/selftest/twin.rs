@@ -2,7 +2,7 @@
 
 use crate::indices::Indices;
 use keyfold_core::DType;
-use keyfold_tensor::{Arena, Device, Tensor, bf16};
+use keyfold_tensor::{Arena, Device, Tensor, bf16, e4m3};
 use std::fmt;
 
 /// The outcome of one comparison.
@@ -113,10 +113,20 @@ impl<'a> Twins<'a> {
         let rounded: Vec<f32> = match dtype {
             DType::F32 => values.to_vec(),
             DType::Bf16 => values.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(),
+            DType::Fp8 => values.iter().map(|x| e4m3::to_f32(e4m3::from_f32(*x))).collect(),
         };
         twin.host.write(&rounded);
         twin.device.write(&rounded);
         twin
+    }
+
+    /// Rows of 8 bits on both devices, all bytes as given.
+    pub(super) fn bytes(&self, rows: usize, cols: usize, byte: u8) -> [Tensor; 2] {
+        [&self.host, &self.device].map(|arena| {
+            let mut tensor = arena.tensor(rows, cols, DType::Fp8);
+            tensor.write_bytes(&vec![byte; rows * cols]);
+            tensor
+        })
     }
 
     /// The same numbers for the host's ops and for the device's.

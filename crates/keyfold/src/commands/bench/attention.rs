@@ -5,10 +5,10 @@ use super::{
     print,
 };
 use anyhow::Context;
-use keyfold_core::DType;
+use keyfold_core::{CacheLayout, DType, Plane};
 use keyfold_ops::{
     attention::{
-        Heads,
+        self, Cached, Heads, Paged, Plans, Sequence, cached,
         paged::{Batch, Cache, MAX_TOKENS, Shape, attend},
     },
     rope::RopeTable,
@@ -37,6 +37,8 @@ enum Variant {
 enum KvDtype {
     /// 16 bits.
     Bf16,
+    /// 8 bits, with a scale for 64 channels.
+    Fp8,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,7 +58,7 @@ pub(crate) struct Args {
     /// Tokens of a page; pages lie in random order.
     #[arg(long, default_value_t = 64)]
     page: usize,
-    /// New tokens of a sequence.
+    /// New tokens of a sequence: a few, or a prompt.
     #[arg(long, default_value_t = 1)]
     tokens: usize,
     /// Print a JSON array.
@@ -74,6 +76,8 @@ struct Row {
     tokens: usize,
     kv_dtype: &'static str,
     us: f64,
+    /// Of a prompt: what the training forward pass takes for it, on rows that lie one behind the other.
+    contiguous_us: Option<f64>,
     /// Bytes of the cache that a step must read, over the time.
     gb_s: f64,
     tflop_s: f64,
@@ -96,6 +100,7 @@ impl Variant {
             value_width: 256,
             shared: false,
             rotate: false,
+            fp8: false,
             page,
             tokens,
         };
@@ -123,18 +128,33 @@ fn heads_of(tensor: &Tensor, count: usize, width: usize) -> Heads<'_> {
     Heads { tensor, count, width, stride: width }
 }
 
+/// Channels of a key up to which the training forward pass has a kernel.
+const WIDEST: usize = 256;
+
 /// What is measured with.
 struct Bench(Ceilings);
 
+struct Measured {
+    seconds: f64,
+    /// Of the training forward pass.
+    contiguous: Option<f64>,
+    /// Of the cache, which a step reads.
+    bytes: f64,
+    flops: f64,
+}
+
 impl Bench {
-    /// Seconds of a step, bytes that it reads of the cache, and its operations.
-    fn attention(&self, shape: Shape, batch: usize, context: usize) -> (f64, f64, f64) {
-        let Shape { heads, kv_heads, width, value_width, shared, rotate, page, tokens } = shape;
+    /// Seconds of a step, and of the training forward pass on the same prompts if that is what it is.
+    fn attention(&self, shape: Shape, batch: usize, context: usize) -> anyhow::Result<Measured> {
+        let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens } = shape;
         let cols = kv_heads * (width + if shared { 0 } else { value_width });
         let needed = context.div_ceil(page);
         let slots = batch * needed * page;
-        let sets = (ROTATED_BYTES / (slots * cols * 2)).clamp(1, 32) + 1;
-        let caches: Vec<Tensor> = (0..sets).map(|_| self.0.random(slots, cols)).collect();
+        let layout = CacheLayout::new([Plane { name: "rows", width: cols }])?;
+        let row_bytes = layout.bytes_per_token(if fp8 { DType::Fp8 } else { DType::Bf16 });
+        let sets = (ROTATED_BYTES / (slots * row_bytes)).clamp(1, 32) + 1;
+        let caches: Vec<Tensor> =
+            (0..sets).map(|_| self.cache(slots, cols, fp8.then_some(row_bytes))).collect();
         let q = self.0.random(batch * tokens, heads * width);
         let mut out = self.0.arena().tensor(q.rows(), heads * value_width, DType::Bf16);
         let mut lse = self.0.arena().tensor(q.rows(), heads, DType::F32);
@@ -143,23 +163,73 @@ impl Bench {
         for last in (1..tables.len()).rev() {
             tables.swap(last, draw(&mut state) as usize % (last + 1));
         }
-        let work = Batch::new(self.0.arena(), shape, &vec![context as u32; batch], &tables);
         let table = rotate.then(|| RopeTable::new(width, 5e5, context));
-        let seconds = self.0.time(|call| {
+        let scale = (width as f32).powf(-0.5);
+        // Keys, values and scales of the call's cache.
+        let planes = |call: usize| {
             let cache = &caches[call % caches.len()];
             let k = cache.columns(0, kv_heads * width);
-            let v = (!shared).then(|| cache.columns(kv_heads * width, kv_heads * value_width));
-            let cache = Cache {
-                k: heads_of(&k, kv_heads, width),
-                v: v.as_ref().map(|v| heads_of(v, kv_heads, value_width)),
-                scale: (width as f32).powf(-0.5),
-                rotate: table.as_ref(),
+            let v = match shared {
+                true => k.columns(0, kv_heads * value_width),
+                false => cache.columns(kv_heads * width, kv_heads * value_width),
             };
-            attend(&q, &cache, &work, &mut out, Some(&mut lse));
+            (k, v, fp8.then(|| cache.columns(cols, row_bytes - cols)))
+        };
+        let seconds = if tokens <= MAX_TOKENS {
+            let work = Batch::new(self.0.arena(), shape, &vec![context as u32; batch], &tables);
+            self.0.time(|call| {
+                let (k, v, scales) = planes(call);
+                let v = (!shared).then(|| heads_of(&v, kv_heads, value_width));
+                let k = heads_of(&k, kv_heads, width);
+                let cache = Cache { k, v, scales: scales.as_ref(), scale, rotate: table.as_ref() };
+                attend(&q, &cache, &work, &mut out, Some(&mut lse));
+            })
+        } else {
+            let plans = Plans::default();
+            let sequence = |pages| Sequence { past: context - tokens, new: tokens, pages };
+            let sequences: Vec<Sequence<'_>> = tables.chunks(needed).map(sequence).collect();
+            self.0.time(|call| {
+                let (k, v, scales) = planes(call);
+                let cache = Cached {
+                    k: heads_of(&k, kv_heads, width),
+                    v: heads_of(&v, kv_heads, value_width),
+                    paged: Paged { page_size: page, sequences: &sequences, plans: &plans },
+                    scales: scales.as_ref(),
+                    scale,
+                    alibi: None,
+                    window: None,
+                    rotate: table.as_ref(),
+                };
+                cached(heads_of(&q, heads, width), &cache, heads_of(&out, heads, value_width));
+            })
+        };
+        let whole = tokens > MAX_TOKENS && tokens == context && !fp8 && context.is_multiple_of(page);
+        let contiguous = (whole && width <= WIDEST).then(|| {
+            let shape = attention::Shape { batch, seq: tokens, scale, alibi: None, doc_starts: None };
+            let mut lse = self.0.arena().tensor(batch * heads, tokens, DType::F32);
+            self.0.time(|call| {
+                let (k, v, _) = planes(call);
+                let [q, out] = [(&q, width), (&out, value_width)].map(|(x, width)| heads_of(x, heads, width));
+                let [k, v] = [(&k, width), (&v, value_width)].map(|(x, width)| heads_of(x, kv_heads, width));
+                attention::forward(q, k, v, &shape, out, &mut lse);
+            })
         });
-        let keys = (batch * context) as f64;
-        let bytes = keys * cols as f64 * 2.0;
-        (seconds, bytes, 2.0 * keys * (tokens * heads * (width + value_width)) as f64)
+        // Each of the new tokens sees those before it and itself.
+        let seen = batch as f64 * tokens as f64 * (context as f64 - (tokens as f64 - 1.0) / 2.0);
+        Ok(Measured {
+            seconds,
+            contiguous,
+            bytes: (batch * context * row_bytes) as f64,
+            flops: 2.0 * seen * (heads * (width + value_width)) as f64,
+        })
+    }
+
+    /// Random rows; in 8 bits if they have bytes.
+    fn cache(&self, slots: usize, cols: usize, row_bytes: Option<usize>) -> Tensor {
+        let Some(row_bytes) = row_bytes else { return self.0.random(slots, cols) };
+        let cache = self.0.arena().tensor(slots, row_bytes, DType::Fp8);
+        self.0.fill_rows(&cache, cols);
+        cache
     }
 }
 
@@ -170,11 +240,7 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         "--page {}: a power of two from 16 to 128 was expected",
         args.page
     );
-    anyhow::ensure!(
-        (1..=MAX_TOKENS).contains(&args.tokens),
-        "--tokens {}: 1 to {MAX_TOKENS} were expected",
-        args.tokens
-    );
+    anyhow::ensure!(args.tokens > 0, "--tokens 0: at least 1 was expected");
     let asked = args.batch.zip(args.context);
     if let Some((batch, context)) = asked {
         anyhow::ensure!(batch > 0 && context >= args.tokens, "--batch, --context: too few for a step");
@@ -188,8 +254,12 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     {
         let asked = asked.map(|case| [case]);
         for (batch, context) in asked.as_ref().map_or(variant.usual(), |asked| asked) {
-            let shape = variant.shape(args.page, args.tokens);
-            let (seconds, bytes, flops) = bench.attention(shape, *batch, *context);
+            let fp8 = args.kv_dtype == KvDtype::Fp8;
+            let shape = Shape { fp8, ..variant.shape(args.page, args.tokens) };
+            if *context < args.tokens {
+                continue;
+            }
+            let Measured { seconds, contiguous, bytes, flops } = bench.attention(shape, *batch, *context)?;
             bench.0.arena().trim();
             rows.push(Row {
                 device: device.describe(),
@@ -200,8 +270,10 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
                 tokens: args.tokens,
                 kv_dtype: match args.kv_dtype {
                     KvDtype::Bf16 => "bf16",
+                    KvDtype::Fp8 => "fp8",
                 },
                 us: seconds * 1e6,
+                contiguous_us: contiguous.map(|seconds| seconds * 1e6),
                 gb_s: bytes / seconds / 1e9,
                 tflop_s: flops / seconds / 1e12,
                 copy_gb_s: copy / 1e9,
@@ -211,8 +283,9 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         }
     }
     print(&rows, args.json, |row| {
+        let contiguous = row.contiguous_us.map(|us| format!(", {us:.1} us in training")).unwrap_or_default();
         format!(
-            "{:12} {:4} x {:6} {:9.1} us {:6.0} GB/s ({:3.0} % of a copy) {:5.0} TFLOP/s",
+            "{:12} {:4} x {:6} {:9.1} us {:6.0} GB/s ({:3.0} % of a copy) {:5.0} TFLOP/s{contiguous}",
             row.variant,
             row.batch,
             row.context,

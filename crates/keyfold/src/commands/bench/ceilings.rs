@@ -1,7 +1,7 @@
 //! What a device can do at most, measured beside what is done: copying and multiplying; and random values to do it with.
 
 use keyfold_core::DType;
-use keyfold_ops::{cast, linear};
+use keyfold_ops::{cast, fp8, indices::Indices, linear};
 use keyfold_tensor::{Arena, Device, Tensor};
 use std::time::Instant;
 
@@ -63,6 +63,18 @@ impl Ceilings {
         for start in (0..flat.len()).step_by(DRAWN) {
             let count = DRAWN.min(flat.len() - start);
             cast::copy(&scaled.columns(0, count), &mut flat.columns(start, count));
+        }
+    }
+
+    /// Fills the rows of a cache of 8 bits, which have `elements` elements, with random values.
+    pub(super) fn fill_rows(&self, rows: &Tensor, elements: usize) {
+        const TOGETHER: usize = 1 << 14;
+        let drawn = self.random(TOGETHER.min(rows.rows()), elements);
+        let [values, scales] = fp8::Rows::split(rows, elements);
+        for first in (0..rows.rows()).step_by(TOGETHER) {
+            let at: Vec<u32> = (first as u32..(first + TOGETHER).min(rows.rows()) as u32).collect();
+            let at = Indices::new(&self.arena, at);
+            fp8::store(&drawn.row_range(0, at.len()), &at, fp8::Rows { values: &values, scales: &scales });
         }
     }
 

@@ -198,7 +198,7 @@ impl<'a> Bench<'a> {
         let load_ms = opened + 1e3 * start.elapsed().as_secs_f64();
         let kv_dtype = storage.kv_dtype(self.device);
         let layout = config.attention.design().cache_layout()?;
-        let bytes_per_token = layout.elements_per_token() * config.num_hidden_layers * kv_dtype.bytes();
+        let bytes_per_token = layout.bytes_per_token(kv_dtype) * config.num_hidden_layers;
         let batch = self.batch(bytes_per_token)?;
         let (page_size, needed) = match self.device {
             Device::Cpu => (self.positions, 1),
@@ -213,7 +213,11 @@ impl<'a> Bench<'a> {
         let mut first = vec![0; batch];
         match &self.ceilings {
             Some((ceilings, _)) if self.args.skip_prompt => {
-                cache.layers().for_each(|layer| ceilings.fill(layer, 1.0));
+                let elements = layout.elements_per_token();
+                cache.layers().for_each(|layer| match kv_dtype {
+                    DType::Fp8 => ceilings.fill_rows(layer, elements),
+                    _ => ceilings.fill(layer, 1.0),
+                });
             }
             _ => {
                 for repeat in 0..*repeats {

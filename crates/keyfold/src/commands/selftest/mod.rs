@@ -3,6 +3,7 @@
 mod decoding;
 
 use super::print_line;
+use keyfold_core::DType;
 use keyfold_model::{
     LanguageModel, ModelConfig, Sequences,
     attention::{AttentionConfig, DESIGNS, Scale},
@@ -67,19 +68,25 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     print_line("all checks passed")
 }
 
+/// A small model of a design.
+fn model(kind: &str, hidden_size: usize, head_dim: usize) -> anyhow::Result<ModelConfig> {
+    let Some(attention) = AttentionConfig::preset(kind, &Scale::new(hidden_size, head_dim)) else {
+        anyhow::bail!("{kind}: no preset");
+    };
+    Ok(serde_json::from_value(json!({
+        "vocab_size": 300, "hidden_size": hidden_size, "num_hidden_layers": 2, "intermediate_size": 200,
+        "max_position_embeddings": 130, "attention": attention,
+    }))?)
+}
+
 /// Two updates of a small model of every design, and decoding with it, on the host and on `device`; how much of that differs
 /// too much.
 fn designs(device: Device) -> anyhow::Result<usize> {
     let mut failed = 0;
     for (kind, _) in DESIGNS {
-        let Some(attention) = AttentionConfig::preset(kind, &Scale::new(128, 64)) else {
-            anyhow::bail!("{kind}: no preset");
-        };
-        let config: ModelConfig = serde_json::from_value(json!({
-            "vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 200,
-            "max_position_embeddings": 130, "attention": attention,
-        }))?;
-        let decodes = decoding::check(kind, &config, device)?;
+        let config = model(kind, 128, 64)?;
+        let decodes = decoding::check(kind, &config, device, DType::Bf16)?
+            & decoding::check(kind, &model(kind, 256, 128)?, device, DType::Fp8)?;
         let [host, other] = [steps(&config, &Arena::new())?, steps(&config, &Arena::on(device)?)?];
         let loss = host.0.iter().zip(&other.0).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
         let square = |x: f64| x * x;

@@ -11,10 +11,10 @@ use super::{
 use crate::{
     attention::{
         Heads, Shape, cuda as whole,
-        paged::{self, MAX_TOKENS},
+        paged::{self, MAX_TOKENS, RECENT},
     },
     cuda::{arena, gpu_of, unsupported},
-    embedding,
+    embedding, fp8,
     indices::Indices,
     rope::{self, Heads as RopeHeads, Positions},
     tpa,
@@ -23,7 +23,7 @@ use keyfold_core::DType;
 use keyfold_tensor::{Tensor, cuda::Gpu};
 
 /// New tokens up to which a sequence's pages are read in place.
-const FEW: usize = 2 * MAX_TOKENS;
+const FEW: usize = RECENT;
 
 /// See [`super::cached`].
 pub(super) fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
@@ -60,6 +60,7 @@ fn paged_shape(gpu: &Gpu, q: Heads<'_>, cache: &Cached<'_>) -> Option<paged::Sha
         value_width: v.width,
         shared,
         rotate: rotate.is_some(),
+        fp8: cache.scales.is_some(),
         page: paged.page_size,
         tokens: 1,
     };
@@ -96,6 +97,7 @@ fn pages(
     let layer = paged::Cache {
         k: cache.k,
         v: (!shape.shared).then_some(cache.v),
+        scales: cache.scales,
         scale: cache.scale,
         rotate: cache.rotate,
     };
@@ -119,11 +121,11 @@ fn gathered(
     out: Heads<'_>,
 ) {
     let at = rows_of(gpu, plans, first, sequence, cache.paged);
-    let keys = gather(gpu, at, cache.k.tensor);
+    let gather = |plane| gather(gpu, at, plane, cache.scales);
+    let keys = gather(cache.k.tensor);
     let shared = cache.k.tensor.address() == cache.v.tensor.address()
         && cache.k.tensor.cols() >= cache.v.tensor.cols();
-    let values =
-        if shared { keys.columns(0, cache.v.tensor.cols()) } else { gather(gpu, at, cache.v.tensor) };
+    let values = if shared { keys.columns(0, cache.v.tensor.cols()) } else { gather(cache.v.tensor) };
     let keys = match cache.rotate {
         None => keys,
         Some(table) => {
@@ -155,7 +157,7 @@ pub(super) fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
         let at = rows_of(gpu, &mut plans, first, sequence, cache.paged);
         let combined = |a: &Tensor, b: &Tensor| {
             let mut product = arena(gpu).tensor(at.len(), q.count * q.width, DType::Bf16);
-            tpa::combine(&gather(gpu, at, a), &gather(gpu, at, b), q.count, &mut product);
+            tpa::combine(&gather(gpu, at, a, None), &gather(gpu, at, b, None), q.count, &mut product);
             product
         };
         let (keys, values) = (combined(cache.a_k, cache.b_k), combined(cache.a_v, cache.b_v));
@@ -188,9 +190,12 @@ fn rows_of<'a>(
     &plans.rows[found].1
 }
 
-fn gather(gpu: &Gpu, at: &Indices, plane: &Tensor) -> Tensor {
+fn gather(gpu: &Gpu, at: &Indices, plane: &Tensor, scales: Option<&Tensor>) -> Tensor {
     let mut rows = arena(gpu).tensor(at.len(), plane.cols(), DType::Bf16);
-    embedding::gather(at, plane, &mut rows);
+    match scales {
+        Some(scales) => fp8::load(fp8::Rows { values: plane, scales }, at, &mut rows),
+        None => embedding::gather(at, plane, &mut rows),
+    }
     rows
 }
 

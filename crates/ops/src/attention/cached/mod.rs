@@ -15,12 +15,14 @@ use pulp::Arch;
 /// Keys and values of the tokens so far, with what the queries need to look at them.
 #[derive(Clone, Copy, Debug)]
 pub struct Cached<'a> {
-    /// f32 or bf16, a row per token in the order of the pages.
+    /// f32 or bf16, on a GPU bf16 or 8 bits; a row per token in the order of the pages.
     pub k: Heads<'a>,
     /// As `k`. May be the very same columns (MFA-KR) or some of them (absorbed MLA).
     pub v: Heads<'a>,
     /// Which rows are whose.
     pub paged: Paged<'a>,
+    /// Where `k` and `v` are in 8 bits, on a GPU: see [`fp8::Rows`](crate::fp8::Rows).
+    pub scales: Option<&'a Tensor>,
     /// Factor on the dot products of queries and keys.
     pub scale: f32,
     /// `[query heads]`: slope m of each, adds `-m * distance` to its scores.

@@ -22,6 +22,7 @@ pub(in crate::attention) fn cached(
 ) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = on_tiles;
+    assert!(cache.scales.is_none(), "attention: a cache in 8 bits on the host");
     let widths = cache.k.width + cache.v.width;
     let slopes = base2(cache.alibi);
     let common = Common {

@@ -38,6 +38,7 @@ impl HeadRows {
             match tensor.dtype() {
                 DType::F32 => Place::F32(tensor.as_mut_ptr().add(offset)),
                 DType::Bf16 => Place::Bf16(tensor.as_mut_bf16_ptr().add(offset)),
+                other => other.unsupported("attention on the host"),
             }
         };
         Self { place, stride: tensor.stride(), width: heads.width }

@@ -41,7 +41,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         for (int step = 0; step < S::D / 16; step++) {
             const uint32_t bytes = step % 4 * 32;
             const Factor queries = q.moved(step / 4 * (64 * ROW_BYTES) + bytes);
-            product_rows(s, queries, k.moved(step / 4 * S::COLUMN_BYTES + bytes), step > 0);
+            product_rows<Element>(s, queries, k.moved(step / 4 * S::COLUMN_BYTES + bytes), step > 0);
         }
         product_commit();
     };
@@ -64,7 +64,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         pin(o);
         product_fence();
 #pragma unroll
-        for (int step = 0; step < S::KEYS / 16; step++) product_columns(o, weights[step], v.moved(step * 16 * ROW_BYTES));
+        for (int step = 0; step < S::KEYS / 16; step++) product_columns<Element>(o, weights[step], v.moved(step * 16 * ROW_BYTES));
         product_commit();
     };
     auto end_outputs = [&] {
@@ -109,7 +109,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             for (int j = 0; j < WIDTH / 2; j++) o[j] *= shrink[j / 2 % 2];
         }
 #pragma unroll
-        for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack(s[2 * j], s[2 * j + 1]);
+        for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack<Element>(s[2 * j], s[2 * j + 1]);
     };
     // Value rows of the last tile from `rows` on become zero.
     auto clear_values = [&](int rows) {
@@ -124,6 +124,25 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         named_barrier(1 + group, WARPGROUP);
     };
 
+    // Where value groups share a row block, they also share this.
+    auto queries_to_f16 = [&] {
+        constexpr int SHARERS = S::VALUE_GROUPS * WARPGROUP;
+        uint4* at = reinterpret_cast<uint4*>(memory + (query_rows - shared_address(memory)));
+        for (int i = threadIdx.x % SHARERS; i < S::Q_BYTES / 16; i += SHARERS) {
+            uint4 eight = at[i];
+            uint32_t* pair = reinterpret_cast<uint32_t*>(&eight);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float2 two = unpack<bf16>(pair[j]);
+                pair[j] = pack<f16>(fminf(fmaxf(two.x, -F16_MAX), F16_MAX), fminf(fmaxf(two.y, -F16_MAX), F16_MAX));
+            }
+            at[i] = eight;
+        }
+        fence_async();
+        if constexpr (S::VALUE_GROUPS == 1) named_barrier(1 + group, WARPGROUP);
+        else named_barrier(1 + S::GROUPS, S::GROUPS * WARPGROUP);
+    };
+
     for (Items items(p, share); items.more(); items.next()) {
         const int4 item = items.item;
         const int length = p.lengths[divide(item.x, p.kv_heads)];
@@ -135,6 +154,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         for (int j = 0; j < WIDTH / 2; j++) o[j] = 0.0f;
         barrier_wait(asked(), q_parity);
         q_parity ^= 1;
+        if constexpr (S::FP8) queries_to_f16();
         if (item.y < item.z) {
             start_scores();
             product_wait<0>();

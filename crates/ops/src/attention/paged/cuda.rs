@@ -4,19 +4,20 @@ use super::{Cache, Shape, plan::Plan};
 use crate::{
     attention::Heads,
     cuda::{Boxes, Launch, Module, boxes, check, gpu_of, launch, module, unsupported},
+    fp8,
     indices::Indices,
 };
-use cudarc::driver::sys;
-use keyfold_core::DType;
+use keyfold_core::{DType, SCALE_BLOCK};
 use keyfold_tensor::{Arena, Device, Tensor, cuda::Gpu};
-use std::{ffi::c_void, ptr::null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 static KERNELS: Module = module!("attention_paged");
 
-/// Elements of a tile's row (128 bytes), rows of a row block, bytes of shared memory that a kernel keeps for barriers.
+/// Elements of a tile's row and its bytes, rows of a row block, bytes of shared memory that a kernel keeps for barriers.
 const COLUMN: usize = 64;
+const ROW_BYTES: usize = 128;
 const ROWS: usize = 64;
-const BARRIERS: usize = 512;
+const BARRIERS: usize = 1536;
 const WARPGROUP: usize = 128;
 const PLANNERS: u32 = 1024;
 /// Parts of a task that are joined quickly, and tiles that such a part may have instead of making more of them.
@@ -35,6 +36,8 @@ struct Form {
     rotate: bool,
     row_groups: usize,
     value_groups: usize,
+    /// Slots for tiles in 8 bits; none where the cache is bf16.
+    raw: usize,
 }
 
 const fn form(
@@ -43,11 +46,22 @@ const fn form(
     [shared, rotate]: [bool; 2],
     [row_groups, value_groups]: [usize; 2],
 ) -> Form {
-    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups }
+    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups, raw: 0 }
+}
+
+/// A form for a cache in 8 bits.
+const fn eight(
+    name: &'static str,
+    sizes: [usize; 3],
+    flags: [bool; 2],
+    value_groups: usize,
+    raw: usize,
+) -> Form {
+    Form { raw, ..form(name, sizes, flags, [1, value_groups]) }
 }
 
 /// As at the end of kernel.cu; of those that fit, the first is taken.
-const FORMS: [Form; 11] = [
+const FORMS: [Form; 18] = [
     form("paged_attention_64", [64, 64, 128], [false, false], [1, 1]),
     form("paged_attention_64_shared", [64, 64, 128], [true, false], [1, 1]),
     form("paged_attention_128", [128, 128, 128], [false, false], [1, 1]),
@@ -59,11 +73,20 @@ const FORMS: [Form; 11] = [
     form("paged_attention_256_rows", [256, 256, 64], [false, false], [2, 1]),
     form("paged_attention_256_shared_rows", [256, 256, 64], [true, false], [2, 1]),
     form("paged_attention_576_shared", [576, 512, 64], [true, false], [1, 2]),
+    eight("paged_attention_128_fp8", [128, 128, 128], [false, false], 1, 5),
+    eight("paged_attention_128_shared_fp8", [128, 128, 128], [true, false], 1, 5),
+    eight("paged_attention_128_rotate_fp8", [128, 128, 128], [true, true], 1, 3),
+    eight("paged_attention_256_fp8", [256, 256, 64], [false, false], 1, 4),
+    eight("paged_attention_256_shared_fp8", [256, 256, 64], [true, false], 1, 4),
+    eight("paged_attention_256_rotate_fp8", [256, 256, 64], [true, true], 1, 2),
+    eight("paged_attention_576_shared_fp8", [576, 512, 32], [true, false], 2, 4),
 ];
 
 /// Whether a kernel serves `shape` on `gpu`, with planes whose rows are `strides` elements apart.
 pub(in crate::attention) fn serves(gpu: &Gpu, shape: &Shape, strides: &[usize]) -> bool {
-    let even = [shape.width, shape.value_width].iter().chain(strides).all(|n| n.is_multiple_of(8));
+    let unit = if shape.fp8 { SCALE_BLOCK } else { 8 };
+    let even = [shape.width, shape.value_width].iter().all(|n| n.is_multiple_of(unit))
+        && strides.iter().all(|n| n.is_multiple_of(8));
     let turns = !shape.rotate || shape.width.is_multiple_of(16);
     even && turns
         && shape.page.is_power_of_two()
@@ -79,7 +102,7 @@ impl Form {
     fn of(shape: &Shape, blocks: &Blocks) -> Option<&'static Self> {
         let sided = blocks.count > 2 || (shape.shared && blocks.count > 1);
         let fits = |form: &&Self| {
-            (form.shared, form.rotate) == (shape.shared, shape.rotate)
+            (form.shared, form.rotate, form.raw > 0) == (shape.shared, shape.rotate, shape.fp8)
                 && shape.width <= form.width
                 && shape.value_width <= form.value_width
         };
@@ -96,7 +119,7 @@ impl Form {
         let tasks = lengths.len() * shape.kv_heads;
         let tiles = |length: &u32| (*length as usize).div_ceil(self.keys);
         let equal = lengths.windows(2).all(|pair| tiles(&pair[0]) == tiles(&pair[1]));
-        let enough = !self.shared && self.row_groups == 1 && tasks * 17 >= most * 8;
+        let enough = !self.shared && self.raw == 0 && self.row_groups == 1 && tasks * 17 >= most * 8;
         let longest = lengths.iter().map(tiles).max().unwrap_or(1);
         match longest {
             _ if equal && enough => tasks.min(most),
@@ -111,14 +134,17 @@ impl Form {
     }
 
     fn threads(&self) -> usize {
-        (self.groups() + 1 + usize::from(self.rotate)) * WARPGROUP
+        let others = self.rotate || (self.raw > 0 && self.groups() == 1);
+        (self.groups() + 1 + usize::from(others)) * WARPGROUP
     }
 
     /// Shared memory of a CTA of which there are `most` bytes.
     fn bytes(&self, most: usize) -> usize {
-        let slot = self.width.max(self.value_width) * self.keys * 2;
-        let fixed =
-            self.row_groups * self.width * ROWS * 2 + BARRIERS + if self.rotate { 2 * slot } else { 0 };
+        let widest = self.width.max(self.value_width);
+        let slot = widest * self.keys * 2;
+        let raw = self.raw * widest.next_multiple_of(ROW_BYTES) * self.keys;
+        let rotated = if self.rotate { 2 * slot } else { 0 };
+        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + rotated + raw;
         fixed + (most - fixed) / slot * slot
     }
 
@@ -165,6 +191,8 @@ pub(super) struct Batch {
     plan: Tensor,
     parts: Tensor,
     sums: Tensor,
+    /// Whether nothing ran since the plan was made.
+    planned: AtomicBool,
 }
 
 /// Words of memory: all that is not bf16 is kept in tensors of this type.
@@ -225,6 +253,7 @@ impl Batch {
             plan: words(arena, 4 * (2 * shares + tasks + shares + shares) + shares * groups),
             parts: words(arena, parts * form.part()),
             sums: words(arena, parts * form.value_groups * ROWS * 2),
+            planned: AtomicBool::new(true),
         })
     }
 
@@ -268,6 +297,7 @@ impl Batch {
     /// Plans from the lengths that lie on the device.
     pub(super) fn plan(&self, shape: &Shape) {
         let gpu = gpu_of(&self.plan);
+        self.planned.store(true, Ordering::Relaxed);
         launch!(gpu, KERNELS, "paged_plan", Launch::blocks(1, PLANNERS); self.layout(shape));
     }
 
@@ -316,6 +346,8 @@ struct PagedParams {
     written: u64,
     cosines: u64,
     sines: u64,
+    scales: u64,
+    scale_stride: i64,
     out: u64,
     lse: u64,
     part_out: u64,
@@ -336,6 +368,12 @@ struct PagedParams {
     positions: i32,
     scale: f32,
     out_f32: i32,
+    first_key_block: i32,
+    first_value_block: i32,
+    key_blocks: i32,
+    value_blocks: i32,
+    key_step: i32,
+    value_step: i32,
 }
 
 /// A plane for the copy engine: channels, heads, tokens of a page, pages; boxes of 64 channels of the rows of a tile.
@@ -346,10 +384,11 @@ fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, page: usize, keys: usize) -> B
     boxes(
         gpu,
         &format!("paged attention: {name}"),
+        tensor.dtype(),
         tensor.address(),
         [width, count, page, tensor.rows() / page],
         &[stride, tensor.stride(), tensor.stride() * page],
-        [COLUMN, 1, page.min(keys), 1],
+        [ROW_BYTES / tensor.dtype().bytes(), 1, page.min(keys), 1],
     )
 }
 
@@ -366,7 +405,9 @@ pub(super) fn attend(
     let Some(device) = batch.device.as_ref().filter(|device| device.gpu == gpu.index()) else {
         unsupported(gpu, "paged attention with a batch made for another device")
     };
-    check("paged attention", gpu, DType::Bf16, &[("q", q), ("k", cache.k.tensor)]);
+    let stored = if shape.fp8 { DType::Fp8 } else { DType::Bf16 };
+    check("paged attention", gpu, DType::Bf16, &[("q", q)]);
+    check("paged attention", gpu, stored, &[("k", cache.k.tensor)]);
     check("paged attention", gpu, out.dtype(), &[("out", out)]);
     assert!(out.is_contiguous(), "paged attention: out has gaps between its rows");
     if let Some(lse) = &lse {
@@ -378,12 +419,13 @@ pub(super) fn attend(
         "paged attention: values of {} channels, an even number was expected",
         shape.value_width
     );
-    let Batch { form, blocks, .. } = *device;
+    let Batch { form, blocks, .. } = device;
     let group = shape.heads / shape.kv_heads;
     let tokens = device.sequences * shape.tokens;
     let queries = boxes(
         gpu,
         "paged attention: q",
+        DType::Bf16,
         q.address(),
         [shape.width, shape.heads, tokens],
         &[shape.width, q.stride()],
@@ -392,7 +434,7 @@ pub(super) fn attend(
     let keys = plane(gpu, "k", cache.k, shape.page, form.keys);
     let values = match cache.v {
         Some(v) => {
-            check("paged attention", gpu, DType::Bf16, &[("v", v.tensor)]);
+            check("paged attention", gpu, stored, &[("v", v.tensor)]);
             plane(gpu, "v", v, shape.page, form.keys)
         }
         None => keys,
@@ -408,6 +450,10 @@ pub(super) fn attend(
     let (cosines, positions) =
         angles.as_ref().map_or((0, 0), |(table, positions)| (table.address(), *positions));
     let layout = device.layout(shape);
+    let block = |heads: Heads<'_>| {
+        cache.scales.map_or(0, |scales| fp8::Rows { values: heads.tensor, scales }.block()) as i32
+    };
+    let value_heads = cache.v.unwrap_or(cache.k);
     let params = PagedParams {
         page_table: device.tables.address(),
         lengths: layout.lengths,
@@ -417,6 +463,8 @@ pub(super) fn attend(
         written: layout.written,
         cosines,
         sines: cosines + (positions * shape.width / 2 * 4) as u64,
+        scales: cache.scales.map_or(0, |scales| scales.address()),
+        scale_stride: cache.scales.map_or(0, |scales| scales.stride() as i64),
         out: out.address(),
         lse: lse.map_or(0, |lse| lse.address()),
         part_out: device.parts.address(),
@@ -437,32 +485,17 @@ pub(super) fn attend(
         positions: positions as i32,
         scale: cache.scale * std::f32::consts::LOG2_E,
         out_f32: i32::from(out.dtype() == DType::F32),
+        first_key_block: block(cache.k),
+        first_value_block: block(value_heads),
+        key_blocks: (shape.width / SCALE_BLOCK) as i32,
+        value_blocks: (shape.value_width / SCALE_BLOCK) as i32,
+        key_step: (cache.k.stride / SCALE_BLOCK) as i32,
+        value_step: (value_heads.stride / SCALE_BLOCK) as i32,
     };
     let function = KERNELS.function(gpu, form.name);
     let bytes = form.bytes(function.shared_limit());
-    let mut arguments: [*mut c_void; 5] = [
-        (&raw const queries).cast_mut().cast(),
-        (&raw const keys).cast_mut().cast(),
-        (&raw const values).cast_mut().cast(),
-        (&raw const params).cast_mut().cast(),
-        null_mut(),
-    ];
-    // CTAs wait for each other where they add up parts: cooperative, so that all of them run at once.
-    // SAFETY: the arguments are as the kernel declares them, and the entry checks cover what it reads and writes; pages
-    // of the batch lie within the cache.
-    let started = unsafe {
-        sys::cuLaunchCooperativeKernel(
-            function.handle(),
-            (device.shares * device.columns) as u32,
-            1,
-            1,
-            form.threads() as u32,
-            1,
-            1,
-            bytes as u32,
-            gpu.stream(),
-            arguments.as_mut_ptr(),
-        )
-    };
-    gpu.check("start paged attention", started.result());
+    let grid = Launch::blocks(device.shares * device.columns, form.threads() as u32).shared(bytes);
+    // What the plan says is read without waiting for the kernel before: not when that is the one that plans.
+    let early = !device.planned.swap(false, Ordering::Relaxed);
+    launch!(gpu, KERNELS, form.name, Launch { early, ..grid }; queries, keys, values, params);
 }

@@ -9,11 +9,22 @@
 
 #include <cuda.h>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cstdint>
 
 namespace hopper {
 
 using bf16 = __nv_bfloat16;
+using f16 = __half;
+
+template <class A, class B>
+struct SameType {
+    static constexpr bool value = false;
+};
+template <class A>
+struct SameType<A, A> {
+    static constexpr bool value = true;
+};
 
 // Elements of a tile's row; bytes of it.
 constexpr int COLUMN = 64;
@@ -100,6 +111,7 @@ __device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, int by
 // --- Overlap with the kernel before -----------------------------------------------------------------------------------
 
 __device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;"); }
 
 // --- Registers ------------------------------------------------------------------------------------------------------
 
@@ -151,9 +163,8 @@ __device__ __forceinline__ void pin(float (&values)[COUNT]) {
 
 #define KF_F8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define KF_F32(d, i) KF_F8(d, i), KF_F8(d, i + 8), KF_F8(d, i + 16), KF_F8(d, i + 24)
-#define KF_R32 \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
-    "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define KF_R16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define KF_R32 KF_R16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define KF_R64 \
     KF_R32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
     "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
@@ -162,61 +173,87 @@ __device__ __forceinline__ void pin(float (&values)[COUNT]) {
     "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
     "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
     "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define KF_ROWS(n, type, registers, a0, a1, b0, b1, p0, ...)                                                            \
+    asm volatile("{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, " p0 ", 0;\nmov.b64 a, {" a0 ", " a1 "};\n"          \
+                 "mov.b64 b, {" b0 ", " b1 "};\nwgmma.mma_async.sync.aligned.m64" n "k16.f32." type "." type             \
+                 " {" registers "}, a, b, p, 1, 1, 0, 0;\n}\n"                                                          \
+                 : __VA_ARGS__                                                                                          \
+                 : "r"(a.low), "r"(a.high), "r"(b.low), "r"(b.high), "r"(static_cast<int>(add)))
+#define KF_COLUMNS(n, type, registers, a4, b0, b1, ...)                                                                 \
+    asm volatile("{\n.reg .pred p;\n.reg .b64 b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 b, {" b0 ", " b1 "};\n"                  \
+                 "wgmma.mma_async.sync.aligned.m64" n "k16.f32." type "." type " {" registers "}, {" a4                  \
+                 "}, b, p, 1, 1, 1;\n}\n"                                                                               \
+                 : __VA_ARGS__                                                                                          \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high))
 
-// out (+)= a * b^T, all from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT).
-template <int COUNT>
+// out (+)= a * b^T, all from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT). T is bf16 or f16.
+template <class T = bf16, int COUNT>
 __device__ __forceinline__ void product_rows(float (&d)[COUNT], Factor a, Factor b, bool add) {
-    static_assert(COUNT == 32 || COUNT == 64, "64 or 128 keys");
-    if constexpr (COUNT == 32) {
-        asm volatile(
-            "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %36, 0;\nmov.b64 a, {%32, %33};\nmov.b64 b, {%34, %35};\n"
-            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, a, b, p, 1, 1, 0, 0;\n}\n"
-            : KF_F32(d, 0)
-            : "r"(a.low), "r"(a.high), "r"(b.low), "r"(b.high), "r"(static_cast<int>(add)));
-    } else {
-        asm volatile(
-            "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %68, 0;\nmov.b64 a, {%64, %65};\nmov.b64 b, {%66, %67};\n"
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, a, b, p, 1, 1, 0, 0;\n}\n"
-            : KF_F32(d, 0), KF_F32(d, 32)
-            : "r"(a.low), "r"(a.high), "r"(b.low), "r"(b.high), "r"(static_cast<int>(add)));
-    }
+    static_assert(COUNT == 16 || COUNT == 32 || COUNT == 64, "32, 64 or 128 keys");
+    constexpr bool F16 = !SameType<T, bf16>::value;
+#define KF_N16(type)                                                                                                    \
+    KF_ROWS("n32", type, KF_R16, "%16", "%17", "%18", "%19", "%20", KF_F8(d, 0), KF_F8(d, 8))
+#define KF_N32(type) KF_ROWS("n64", type, KF_R32, "%32", "%33", "%34", "%35", "%36", KF_F32(d, 0))
+#define KF_N64(type) KF_ROWS("n128", type, KF_R64, "%64", "%65", "%66", "%67", "%68", KF_F32(d, 0), KF_F32(d, 32))
+    if constexpr (COUNT == 16 && F16) KF_N16("f16");
+    else if constexpr (COUNT == 16) KF_N16("bf16");
+    else if constexpr (COUNT == 32 && F16) KF_N32("f16");
+    else if constexpr (COUNT == 32) KF_N32("bf16");
+    else if constexpr (F16) KF_N64("f16");
+    else KF_N64("bf16");
+#undef KF_N16
+#undef KF_N32
+#undef KF_N64
 }
 
-// out += a * b: a from registers, b from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT).
-template <int COUNT>
+// out += a * b: a from registers, b from shared memory, 16 terms of the sum: out is 64 x (2 * COUNT). T is bf16 or f16.
+template <class T = bf16, int COUNT>
 __device__ __forceinline__ void product_columns(float (&d)[COUNT], const uint32_t (&a)[4], Factor b) {
     static_assert(COUNT == 32 || COUNT == 64 || COUNT == 128, "64, 128 or 256 channels");
-    if constexpr (COUNT == 32) {
-        asm volatile(
-            "{\n.reg .pred p;\n.reg .b64 b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 b, {%36, %37};\n"
-            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" KF_R32 "}, {%32,%33,%34,%35}, b, p, 1, 1, 1;\n}\n"
-            : KF_F32(d, 0)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high));
-    } else if constexpr (COUNT == 64) {
-        asm volatile(
-            "{\n.reg .pred p;\n.reg .b64 b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 b, {%68, %69};\n"
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" KF_R64 "}, {%64,%65,%66,%67}, b, p, 1, 1, 1;\n}\n"
-            : KF_F32(d, 0), KF_F32(d, 32)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high));
-    } else {
-        asm volatile(
-            "{\n.reg .pred p;\n.reg .b64 b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 b, {%132, %133};\n"
-            "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" KF_R128
-            "}, {%128,%129,%130,%131}, b, p, 1, 1, 1;\n}\n"
-            : KF_F32(d, 0), KF_F32(d, 32), KF_F32(d, 64), KF_F32(d, 96)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(b.high));
-    }
+    constexpr bool F16 = !SameType<T, bf16>::value;
+#define KF_N32(type) KF_COLUMNS("n64", type, KF_R32, "%32,%33,%34,%35", "%36", "%37", KF_F32(d, 0))
+#define KF_N64(type) KF_COLUMNS("n128", type, KF_R64, "%64,%65,%66,%67", "%68", "%69", KF_F32(d, 0), KF_F32(d, 32))
+#define KF_N128(type)                                                                                                   \
+    KF_COLUMNS("n256", type, KF_R128, "%128,%129,%130,%131", "%132", "%133", KF_F32(d, 0), KF_F32(d, 32), KF_F32(d, 64), \
+               KF_F32(d, 96))
+    if constexpr (COUNT == 32 && F16) KF_N32("f16");
+    else if constexpr (COUNT == 32) KF_N32("bf16");
+    else if constexpr (COUNT == 64 && F16) KF_N64("f16");
+    else if constexpr (COUNT == 64) KF_N64("bf16");
+    else if constexpr (F16) KF_N128("f16");
+    else KF_N128("bf16");
+#undef KF_N32
+#undef KF_N64
+#undef KF_N128
 }
 
 #undef KF_F8
 #undef KF_F32
+#undef KF_R16
 #undef KF_R32
 #undef KF_R64
 #undef KF_R128
+#undef KF_ROWS
+#undef KF_COLUMNS
 
+// Two values of type T side by side.
+template <class T = bf16>
 __device__ __forceinline__ uint32_t pack(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
+    if constexpr (SameType<T, bf16>::value) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+        return reinterpret_cast<const uint32_t&>(pair);
+    } else {
+        const __half2 pair = __floats2half2_rn(low, high);
+        return reinterpret_cast<const uint32_t&>(pair);
+    }
+}
+template <class T>
+__device__ __forceinline__ float2 unpack(uint32_t pair) {
+    if constexpr (SameType<T, bf16>::value) {
+        return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
+    } else {
+        return __half22float2(reinterpret_cast<const __half2&>(pair));
+    }
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {

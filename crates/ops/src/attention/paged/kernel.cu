@@ -12,24 +12,39 @@
 // Work. Heads of one kv head and tokens are packed into blocks of 64 rows. A task is a sequence and a kv head; the plan
 // (plan.cuh) cuts the tiles of all tasks into equal shares, one per CTA. A task that lies in one share is written out at
 // once. CTAs that share a task write their parts to memory (which stays in the L2 cache), wait for each other, and each
-// adds up some of its rows (finish.cuh): a cooperative launch, so that all of them run.
+// adds up some of its rows (finish.cuh). All of them run at once: there are no more than multiprocessors, and the next kernel
+// may only start when they have.
 //
 // Pipeline. One CTA per multiprocessor. One warp has the copy engine fill a ring of slots, a page (or the part of it that
 // is in the tile) at a time; another fetches the queries of the next item. A warpgroup per row block starts S = Q K^T of a
 // tile and O += P V of the tile before it, and turns S into weights P while the latter runs. S, P and O stay in
 // registers. A slot is free again as soon as the product that read it is done.
+// With 8 bits (FP8) tiles come into a ring of their own, and a warpgroup makes them f16 in the slots: exactly, scales included.
+// Queries and weights are f16 then.
 // With keys as values (SHARED) a tile is read once and serves both products. With ROTATE one more warpgroup writes a
 // rotated copy of each tile for the scores while the copy engine fills later slots.
+//
+// Early start. The kernel before this one may still run when it begins (programmatic dependent launch): what it makes are the
+// queries and the last few rows of each sequence (RECENT), so that older tiles are asked for without waiting for it.
 //
 // Rows of a tile at or past the length may hold anything, NaN included: scores there are replaced, value rows zeroed.
 
 #include "advance.cuh"
 #include "compute.cuh"
+#include "convert.cuh"
 #include "finish.cuh"
 #include "load.cuh"
 #include "plan.cuh"
 
 namespace paged {
+
+// From what all threads start with.
+template <class S, int COUNT>
+__device__ __forceinline__ void set_registers() {
+    constexpr int START = 65536 / S::THREADS / 8 * 8;
+    if constexpr (S::BUDGETED && COUNT > START) take_registers<COUNT>();
+    if constexpr (S::BUDGETED && COUNT < START) give_registers<COUNT>();
+}
 
 template <class S>
 __device__ __forceinline__ void
@@ -47,24 +62,26 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
         fence_async();
     }
     __syncthreads();
-    constexpr bool BUDGETED = S::THREADS > 2 * WARPGROUP;
     if (group == S::GROUPS) {
-        if constexpr (BUDGETED) give_registers<24>();
+        set_registers<S, S::LOADING>();
         if (warp % 4 == 0) {
             if (threadIdx.x % 32 == 0) prefetch_map(q_map), prefetch_map(k_map), prefetch_map(v_map);
-            wait_for_previous_kernel();
             kernel.load_tiles(q_map, k_map, v_map);
         } else if (warp % 4 == 1 && threadIdx.x % 32 == 0) {
             wait_for_previous_kernel();
             kernel.load_more_queries(q_map);
         }
-    } else if (S::ROTATE && group > S::GROUPS) {
-        if constexpr (BUDGETED) take_registers<216>();
-        wait_for_previous_kernel();
-        kernel.rotate_tiles(memory);
+        if constexpr (S::CROWDED) {
+            if (warp % 4 >= 2) kernel.convert_tiles(memory, threadIdx.x % S::CONVERTING_THREADS);
+        }
+    } else if (group > S::GROUPS) {
+        set_registers<S, S::CONVERTING>();
+        if constexpr (S::ROTATE) kernel.rotate_tiles(memory);
+        else if constexpr (S::FP8) kernel.convert_tiles(memory, threadIdx.x % S::CONVERTING_THREADS);
     } else {
-        if constexpr (BUDGETED) take_registers<240>();
+        set_registers<S, S::COMPUTING>();
         wait_for_previous_kernel();
+        let_next_kernel_start();
         kernel.compute(memory);
     }
 }
@@ -86,7 +103,8 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
         PAGED_RUN(__VA_ARGS__)                                                                                         \
     }
 
-// Name: channels of a key, of a value; keys a tile, values among keys, rotation, row blocks a CTA, parts of the values.
+// Name: channels of a key, of a value; keys a tile, values among keys, rotation, row blocks a CTA, parts of the values; slots
+// for tiles in 8 bits.
 PAGED_ATTENTION(paged_attention_64, 64, 64, 128, false, false, 1, 1)
 PAGED_ATTENTION(paged_attention_64_shared, 64, 64, 128, true, false, 1, 1)
 PAGED_ATTENTION(paged_attention_128, 128, 128, 128, false, false, 1, 1)
@@ -98,3 +116,10 @@ PAGED_ATTENTION(paged_attention_256_rotate, 256, 256, 64, true, true, 1, 1)
 PAGED_ATTENTION(paged_attention_256_rows, 256, 256, 64, false, false, 2, 1)
 PAGED_ATTENTION(paged_attention_256_shared_rows, 256, 256, 64, true, false, 2, 1)
 PAGED_ATTENTION(paged_attention_576_shared, 576, 512, 64, true, false, 1, 2)
+PAGED_ATTENTION(paged_attention_128_fp8, 128, 128, 128, false, false, 1, 1, 5)
+PAGED_ATTENTION(paged_attention_128_shared_fp8, 128, 128, 128, true, false, 1, 1, 5)
+PAGED_ATTENTION(paged_attention_128_rotate_fp8, 128, 128, 128, true, true, 1, 1, 3)
+PAGED_ATTENTION(paged_attention_256_fp8, 256, 256, 64, false, false, 1, 1, 4)
+PAGED_ATTENTION(paged_attention_256_shared_fp8, 256, 256, 64, true, false, 1, 1, 4)
+PAGED_ATTENTION(paged_attention_256_rotate_fp8, 256, 256, 64, true, true, 1, 1, 2)
+PAGED_ATTENTION(paged_attention_576_shared_fp8, 576, 512, 32, true, false, 1, 2, 4)

@@ -2,23 +2,34 @@
 
 #pragma once
 
-#include "types.cuh"
+#include "convert.cuh"
 
 namespace paged {
 
-// One warp: every lane issues some of the boxes of a tile. The queries of the first item go first.
+// One warp: every lane issues some of the boxes of a tile. Old tiles are asked for as far as there is room before it waits for
+// the kernel that makes the queries; those of the first item come next, or they would wait behind all other tiles.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::load_tiles(
     const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
 ) const {
+    constexpr int ELEMENTS = S::FP8 ? ROW_BYTES : COLUMN;
     const int lane = threadIdx.x % 32;
     const int page_rows = 1 << p.page_shift;
     const int rows = page_rows < S::KEYS ? page_rows : S::KEYS;
     const int parts = S::KEYS / rows;
-    Ring<RING> ring;
+    Ring<S::FP8 ? S::RAW : RING> ring;
     Items items(p, share);
-    // Before the first tiles, or they would wait behind all of these.
-    if (items.more() && lane == 0) load_queries(q_map, items.item);
+    const int first_task = items.more() ? items.item.x : -1;
+    // Slots that nothing was asked for yet, while it has not waited.
+    constexpr int WAITED = 1 << 30;
+    constexpr int SLOTS = S::FP8 ? S::RAW : RING;
+    int room = SLOTS;
+    auto wait = [&] {
+        if (room > SLOTS) return;
+        room = WAITED;
+        wait_for_previous_kernel();
+        if (first_task >= 0 && lane == 0) load_queries(q_map, first_task);
+    };
     for (; items.more(); items.next()) {
         const int4 item = items.item;
         const int sequence = divide(item.x, p.kv_heads), head = item.x - sequence * p.kv_heads;
@@ -37,30 +48,33 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
             const int page = next;
             if (tile + 1 < item.z) next = page_of(tile + 1);
             const int first = (tile * S::KEYS + part * rows) & (page_rows - 1);
+            if ((tile + 1) * S::KEYS > length - RECENT) wait();
             auto load = [&](const CUtensorMap* map, int columns) {
-                barrier_wait(empty(ring.slot), ring.parity ^ 1);
-                if (lane == 0) barrier_expect(full(ring.slot), columns * S::COLUMN_BYTES);
+                if (room-- <= 0) wait();
+                const uint32_t free = S::FP8 ? raw_empty(ring.slot) : empty(ring.slot);
+                const uint32_t there = S::FP8 ? raw_full(ring.slot) : full(ring.slot);
+                const uint32_t to = (S::FP8 ? raw_tile(ring.slot) : this->tile(ring.slot)) + part * rows * ROW_BYTES;
+                barrier_wait(free, ring.parity ^ 1);
+                if (lane == 0) barrier_expect(there, columns * S::COLUMN_BYTES);
                 __syncwarp();
                 for (int box = lane; box < columns * parts; box += 32) {
                     const int column = box / parts;
-                    copy_box(
-                        this->tile(ring.slot) + column * S::COLUMN_BYTES + part * rows * ROW_BYTES, map,
-                        full(ring.slot), column * COLUMN, head, first, page
-                    );
+                    copy_box(to + column * S::COLUMN_BYTES, map, there, column * ELEMENTS, head, first, page);
                 }
                 ring.advance();
             };
-            load(k_map, S::D_COLUMNS);
-            if constexpr (!S::SHARED) load(v_map, S::E_COLUMNS);
+            load(k_map, S::FP8 ? S::RAW_COLUMNS : S::D_COLUMNS);
+            if constexpr (!S::SHARED) load(v_map, S::FP8 ? S::RAW_COLUMNS : S::E_COLUMNS);
         }
     }
+    wait();
 }
 
-// One thread: the queries of an item.
+// One thread: the queries of a task.
 template <class S>
-__device__ __forceinline__ void Kernel<S>::load_queries(const CUtensorMap* q_map, const int4& item) const {
+__device__ __forceinline__ void Kernel<S>::load_queries(const CUtensorMap* q_map, int task) const {
     const int rows = p.group >= 64 ? 64 : p.group * p.block_tokens;
-    const int sequence = divide(item.x, p.kv_heads), head = item.x - sequence * p.kv_heads;
+    const int sequence = divide(task, p.kv_heads), head = task - sequence * p.kv_heads;
     barrier_expect(asked(), S::ROW_GROUPS * S::D_COLUMNS * rows * ROW_BYTES);
     for (int g = 0; g < S::ROW_GROUPS; g++) {
         const Block first(p, block + g);
@@ -83,7 +97,7 @@ __device__ __forceinline__ void Kernel<S>::load_more_queries(const CUtensorMap* 
     for (items.next(); items.more(); items.next()) {
         barrier_wait(answered(), parity);
         parity ^= 1;
-        load_queries(q_map, items.item);
+        load_queries(q_map, items.item.x);
     }
 }
 
@@ -120,23 +134,56 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
     }
     Ring<RING> ring;
     Ring<2> target;
+    Ring<S::FP8 ? S::RAW : 1> raw_ring;
     for (Items items(p, share); items.more(); items.next()) {
         const int4 item = items.item;
+        if (item.y >= item.z) continue;
+        typename Choice<S::FP8, Scales<S>, NoScales>::type scales(p, item, thread);
         for (int tile = item.y; tile < item.z; tile++) {
+            if constexpr (S::FP8) {
+                scales.take(tile);
+                __half2* to = reinterpret_cast<__half2*>(memory + (factors(tile) - base));
+                to[scales.key * (S::D_COLUMNS / 2) + scales.sharer] = __lows2half2(scales.factors[0][0][0], scales.factors[0][0][1]);
+                named_barrier(2 + S::GROUPS, WARPGROUP);
+            }
             if (busy && (tile - item.y) % REFRESH == 0) {
                 at(p.cosines, tile * S::KEYS + row, cosine);
                 at(p.sines, tile * S::KEYS + row, sine);
             }
             barrier_wait(unturned(target.slot), target.parity ^ 1);
-            barrier_wait(full(ring.slot), ring.parity);
-            const unsigned char* from = memory + (this->tile(ring.slot) - base);
+            if constexpr (S::FP8) {
+                barrier_wait(raw_full(raw_ring.slot), raw_ring.parity);
+                barrier_wait(empty(ring.slot), ring.parity ^ 1);
+            } else {
+                barrier_wait(full(ring.slot), ring.parity);
+            }
+            unsigned char* from = memory + (this->tile(ring.slot) - base);
             unsigned char* to = memory + (copy(target.slot) - base);
+            // 8 channels of 8 bits, which the sums of values want as they are.
+            auto converted = [&](int channel, int key, uint32_t at) {
+                const __half* factor = reinterpret_cast<const __half*>(memory + (factors(tile) - base)) + key * S::D_COLUMNS;
+                const __half2 scale = __half2half2(factor[channel / COLUMN]);
+                const int unit = channel % ROW_BYTES / 16;
+                const uint2 eight = *reinterpret_cast<const uint2*>(
+                    memory + (raw_tile(raw_ring.slot) - base) + channel / ROW_BYTES * S::COLUMN_BYTES + key * ROW_BYTES +
+                    ((unit ^ (key & 7)) << 4) + channel % 16
+                );
+                const uint4 halves = {convert(eight.x, 0, scale), convert(eight.x, 1, scale), convert(eight.y, 0, scale), convert(eight.y, 1, scale)};
+                *reinterpret_cast<uint4*>(from + at) = halves;
+                return halves;
+            };
             if (busy) {
 #pragma unroll 4
                 for (int key = row; key < S::KEYS; key += ROWS) {
                     const uint32_t at_low = offset(pair, key), at_high = offset(pair + p.pairs, key);
-                    const uint4 low = *reinterpret_cast<const uint4*>(from + at_low);
-                    const uint4 high = *reinterpret_cast<const uint4*>(from + at_high);
+                    uint4 low, high;
+                    if constexpr (S::FP8) {
+                        low = converted(pair, key, at_low);
+                        high = converted(pair + p.pairs, key, at_high);
+                    } else {
+                        low = *reinterpret_cast<const uint4*>(from + at_low);
+                        high = *reinterpret_cast<const uint4*>(from + at_high);
+                    }
                     uint4 new_low, new_high;
                     const uint32_t* x = reinterpret_cast<const uint32_t*>(&low);
                     const uint32_t* y = reinterpret_cast<const uint32_t*>(&high);
@@ -145,10 +192,10 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
                         float out_x[2], out_y[2];
+                        const float2 first = unpack<Element>(x[j]), second = unpack<Element>(y[j]);
 #pragma unroll
                         for (int k = 0; k < 2; k++) {
-                            const float a = __uint_as_float(k == 0 ? x[j] << 16 : x[j] & 0xFFFF0000u);
-                            const float b = __uint_as_float(k == 0 ? y[j] << 16 : y[j] & 0xFFFF0000u);
+                            const float a = k == 0 ? first.x : first.y, b = k == 0 ? second.x : second.y;
                             float &c = cosine[2 * j + k], &s = sine[2 * j + k];
                             out_x[k] = a * c - b * s;
                             out_y[k] = b * c + a * s;
@@ -156,8 +203,8 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
                             s = s * turn_cos[2 * j + k] + c * turn_sin[2 * j + k];
                             c = turned;
                         }
-                        u[j] = pack(out_x[0], out_x[1]);
-                        v[j] = pack(out_y[0], out_y[1]);
+                        u[j] = pack<Element>(out_x[0], out_x[1]);
+                        v[j] = pack<Element>(out_y[0], out_y[1]);
                     }
                     *reinterpret_cast<uint4*>(to + at_low) = new_low;
                     *reinterpret_cast<uint4*>(to + at_high) = new_high;
@@ -165,6 +212,11 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
             }
             fence_async();
             barrier_arrive(turned(target.slot));
+            if constexpr (S::FP8) {
+                barrier_arrive(full(ring.slot));
+                barrier_arrive(raw_empty(raw_ring.slot));
+                raw_ring.advance();
+            }
             ring.advance();
             target.advance();
         }

@@ -16,12 +16,16 @@ mod reference;
 mod tests;
 
 use super::Heads;
-use crate::{dispatch::by_device, indices::Indices, rope::RopeTable};
-use keyfold_core::DType;
+use crate::{dispatch::by_device, fp8, indices::Indices, rope::RopeTable};
+use keyfold_core::{DType, SCALE_BLOCK};
 use keyfold_tensor::{Arena, Tensor};
 
 /// New tokens of a sequence at most.
 pub const MAX_TOKENS: usize = 4;
+
+/// Rows at the end of a sequence that may have been written by the op right before this one; on a GPU older ones are read while
+/// that op still runs.
+pub const RECENT: usize = 2 * MAX_TOKENS;
 
 /// What the attention of all layers looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub struct Shape {
     pub shared: bool,
     /// Whether keys are rotated as they are read. Values stay as they are.
     pub rotate: bool,
+    /// Whether the cache is in 8 bits ([`DType::Fp8`]) instead of bf16.
+    pub fp8: bool,
     /// Tokens of a page: a power of two.
     pub page: usize,
     /// New tokens of each sequence, at most [`MAX_TOKENS`].
@@ -71,10 +77,12 @@ impl Shape {
 /// The cache of a layer. Row `page * tokens_of_a_page + i` of its tensors is token i of that page.
 #[derive(Clone, Copy, Debug)]
 pub struct Cache<'a> {
-    /// bf16 on a GPU.
+    /// On a GPU bf16, or 8 bits.
     pub k: Heads<'a>,
     /// As `k`; none when values are the first channels of the key.
     pub v: Option<Heads<'a>>,
+    /// For [`Shape::fp8`]: see [`fp8::Rows`].
+    pub scales: Option<&'a Tensor>,
     /// Factor on the dot products of queries and keys; positive.
     pub scale: f32,
     /// For [`Shape::rotate`]: half-split pairs of all channels of a key.
@@ -212,7 +220,8 @@ impl Batch {
 
 /// Attention of the new tokens, whose own rows are in the cache already.
 ///
-/// Token t of T in a sequence of n sees the first `n - T + t + 1` keys. A sequence without tokens gets zeros. On the host
+/// Token t of T in a sequence of n sees the first `n - T + t + 1` keys. A sequence without tokens gets zeros. Of the rows of a
+/// sequence only the last [`RECENT`] may be the work of the op right before this one. On the host
 /// this is the slow twin in double precision; decoding there has its own path, [`super::cached`].
 ///
 /// # Shapes
@@ -240,6 +249,14 @@ pub fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, ls
     assert_eq!(cache.v.is_none(), shape.shared, "paged attention: a plane of values");
     if let Some(v) = cache.v {
         v.check("v", slots, (shape.kv_heads, shape.value_width));
+    }
+    assert_eq!(cache.scales.is_some(), shape.fp8, "paged attention: scales of a cache in 8 bits");
+    if let Some(scales) = cache.scales {
+        for heads in [Some(cache.k), cache.v].into_iter().flatten() {
+            let whole = heads.width.is_multiple_of(SCALE_BLOCK) && heads.stride.is_multiple_of(SCALE_BLOCK);
+            assert!(whole, "paged attention: heads of {} channels in 8 bits", heads.width);
+            fp8::Rows { values: heads.tensor, scales }.block();
+        }
     }
     let pages = slots / shape.page;
     assert!(

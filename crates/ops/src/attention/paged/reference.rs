@@ -1,7 +1,7 @@
 //! The definition, in double precision, over pages wherever they lie.
 
 use super::{Batch, Cache};
-use crate::attention::Heads;
+use crate::{attention::Heads, fp8};
 use keyfold_tensor::Tensor;
 
 /// The rows of a plane as f64.
@@ -13,9 +13,13 @@ struct Plane {
 }
 
 impl Plane {
-    fn of(heads: Heads<'_>) -> Self {
+    fn of(heads: Heads<'_>, scales: Option<&Tensor>) -> Self {
+        let rows = scales.map(|scales| fp8::Rows { values: heads.tensor, scales });
+        let scaled = |rows: fp8::Rows<'_>| -> Vec<f32> {
+            (0..rows.values.rows()).flat_map(|at| rows.row(at)).collect()
+        };
         Self {
-            values: heads.tensor.to_vec(),
+            values: rows.map_or_else(|| heads.tensor.to_vec(), scaled),
             cols: heads.tensor.cols(),
             stride: heads.stride,
             width: heads.width,
@@ -38,7 +42,8 @@ pub(super) fn attend(
 ) {
     let shape = &batch.shape;
     let group = shape.heads / shape.kv_heads;
-    let (keys, values) = (Plane::of(cache.k), cache.v.map(Plane::of));
+    let plane = |heads| Plane::of(heads, cache.scales);
+    let (keys, values) = (plane(cache.k), cache.v.map(plane));
     let queries = q.to_vec();
     let mut outputs = vec![0.0; out.len()];
     let mut sums = vec![f32::NEG_INFINITY; q.rows() * shape.heads];

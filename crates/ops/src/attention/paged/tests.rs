@@ -123,7 +123,8 @@ fn pages_in_any_order_are_as_contiguous_rows() {
         (4, 1, 24, 16, true, false),
     ] {
         for (page, tokens) in [(16, 1), (16, 3), (64, 4)] {
-            let shape = Shape { heads, kv_heads, width, value_width, shared, rotate, page, tokens };
+            let shape =
+                Shape { heads, kv_heads, width, value_width, shared, rotate, fp8: false, page, tokens };
             let lengths = [5, 63, 65, 130];
             let cols = kv_heads * (width + if shared { 0 } else { value_width });
             let (rows, cache, tables) = paged(&arena, &shape, &lengths, cols);
@@ -147,6 +148,7 @@ fn pages_in_any_order_are_as_contiguous_rows() {
             let cache = Cache {
                 k: heads_of(&k, kv_heads, width),
                 v: (!shared).then(|| heads_of(&v, kv_heads, value_width)),
+                scales: None,
                 scale: 0.3,
                 rotate,
             };
@@ -165,6 +167,7 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                         sequences: &[Sequence { past, new: tokens, pages: &[0] }],
                         plans: &Plans::default(),
                     },
+                    scales: None,
                     scale: 0.3,
                     alibi: None,
                     window: None,
@@ -194,6 +197,7 @@ fn a_table_that_is_too_short_is_refused() {
         value_width: 16,
         shared: false,
         rotate: false,
+        fp8: false,
         page: 16,
         tokens: 1,
     };

@@ -21,6 +21,9 @@ struct Params {
     // [positions, pairs].
     const float* cosines;
     const float* sines;
+    // Of a cache in 8 bits: those of the first row; bytes from one row's to the next.
+    const uint8_t* scales;
+    int64_t scale_stride;
     void* out;
     // Or none.
     float* lse;
@@ -47,6 +50,13 @@ struct Params {
     // scale * log2(e).
     float scale;
     int out_f32;
+    // Of the scales: the first of the first head's keys and values, how many a head has, and from one head to the next.
+    int first_key_block;
+    int first_value_block;
+    int key_blocks;
+    int value_blocks;
+    int key_step;
+    int value_step;
 };
 
 // Where the walk through a ring of slots stands.
@@ -66,12 +76,16 @@ struct Ring {
 constexpr int WARPGROUP = 128;
 constexpr float LN_2 = 0.6931471805599453f;
 constexpr int SHARED_MEMORY = 227 * 1024;
-constexpr int BARRIER_BYTES = 512;
+// Of barriers, and of what else is small.
+constexpr int BARRIER_BYTES = 1536;
 // How far, in powers of two, scores may exceed the maximum they are measured from before it is moved: moving it costs a
 // pass over O, and a factor of 256 costs no precision.
 constexpr float SLACK = 8.0f;
+constexpr float F16_MAX = 65504.0f;
+// `RECENT` in mod.rs: rows at the end of a sequence that the kernel before this one may have written.
+constexpr int RECENT = 8;
 
-template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_>
+template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_, int RAW_ = 0>
 struct Shape {
     // Channels of a key and of a value, keys of a tile.
     static constexpr int D = D_, E = E_, KEYS = KEYS_;
@@ -79,20 +93,33 @@ struct Shape {
     // Row blocks side by side in a CTA; warpgroups that share the value channels of a row block.
     static constexpr int ROW_GROUPS = ROW_GROUPS_, VALUE_GROUPS = VALUE_GROUPS_;
     static constexpr int GROUPS = ROW_GROUPS * VALUE_GROUPS;
-    // Warpgroups that rotate.
+    // Slots for tiles as they come, where the cache is in 8 bits; then all else computes with f16, which holds these exactly.
+    static constexpr int RAW = RAW_;
+    static constexpr bool FP8 = RAW > 0;
+    // Warpgroups that rotate; threads that make 8 bits f16: those that rotate, others like them, or, beside two warpgroups that
+    // compute, two warps of those that load.
     static constexpr int ROTATORS = ROTATE ? 1 : 0;
-    static constexpr int THREADS = (GROUPS + 1 + ROTATORS) * WARPGROUP;
+    static constexpr bool CROWDED = FP8 && GROUPS > 1;
+    static constexpr int CONVERTING_THREADS = CROWDED ? WARPGROUP / 2 : WARPGROUP;
+    static constexpr int THREADS = (GROUPS + 1 + (ROTATE || (FP8 && !CROWDED) ? 1 : 0)) * WARPGROUP;
+    // Registers of a thread that computes, loads, or rotates and converts; of two warpgroups all have what they want.
+    static constexpr bool BUDGETED = THREADS > 2 * WARPGROUP;
+    static constexpr int COMPUTING = CROWDED ? 208 : 240, LOADING = CROWDED ? 88 : 24, CONVERTING = 216;
     static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
     static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
     static constexpr int Q_BYTES = D_COLUMNS * 64 * ROW_BYTES;
     static constexpr int SLOT_BYTES = (D > E ? D : E) * KEYS * 2;
+    // Of a tile in 8 bits: columns of 128.
+    static constexpr int RAW_COLUMNS = ((D > E ? D : E) + ROW_BYTES - 1) / ROW_BYTES, RAW_BYTES = RAW_COLUMNS * COLUMN_BYTES;
     static constexpr int ROTATED = ROTATE ? 2 : 0;
     static constexpr int SLOTS =
-        (SHARED_MEMORY - BARRIER_BYTES - ROW_GROUPS * Q_BYTES - ROTATED * SLOT_BYTES) / SLOT_BYTES;
-    static constexpr int BYTES = ROW_GROUPS * Q_BYTES + (SLOTS + ROTATED) * SLOT_BYTES + BARRIER_BYTES;
+        (SHARED_MEMORY - BARRIER_BYTES - ROW_GROUPS * Q_BYTES - ROTATED * SLOT_BYTES - RAW * RAW_BYTES) / SLOT_BYTES;
+    static constexpr int BYTES = ROW_GROUPS * Q_BYTES + (SLOTS + ROTATED) * SLOT_BYTES + RAW * RAW_BYTES + BARRIER_BYTES;
+    // Of the barriers' memory: scales of two tiles, where all threads need those of all keys.
+    static constexpr int FACTOR_BYTES = FP8 && ROTATE ? KEYS * D_COLUMNS * 2 : 0;
     // Whether the scores of the next tile are computed while the values of this one are summed: holds two tiles at once.
     static constexpr bool AHEAD = SLOTS >= 3;
-    static_assert(SLOTS >= 2 && (2 * SLOTS + GROUPS + 6) * 8 <= BARRIER_BYTES, "shared memory");
+    static_assert(SLOTS >= 2 && (2 * SLOTS + 2 * RAW + GROUPS + 6) * 8 + 2 * FACTOR_BYTES <= BARRIER_BYTES, "shared memory");
     static_assert(!ROTATE || SHARED, "rotation on read is for keys that are values too");
 };
 
@@ -130,6 +157,15 @@ __device__ __forceinline__ int64_t task_query(const Params& p, int task) {
     return static_cast<int64_t>(sequence) * p.tokens * p.heads + (task - sequence * p.kv_heads) * p.group;
 }
 
+template <bool FIRST, class A, class B>
+struct Choice {
+    using type = A;
+};
+template <class A, class B>
+struct Choice<false, A, B> {
+    using type = B;
+};
+
 template <bool VALUE>
 struct Flag {
     static constexpr bool value = VALUE;
@@ -154,9 +190,10 @@ struct Items {
 
 template <class S>
 struct Kernel {
+    using Element = typename Choice<S::FP8, f16, bf16>::type;
     static constexpr int RING = S::SLOTS;
     const Params& p;
-    uint32_t queries, slots, rotated, barriers;
+    uint32_t queries, slots, rotated, raw, barriers;
     // Row blocks of this CTA start at `block`; it has the share `share`.
     int block, share;
 
@@ -164,7 +201,8 @@ struct Kernel {
         queries = memory;
         slots = queries + S::ROW_GROUPS * S::Q_BYTES;
         rotated = slots + S::SLOTS * S::SLOT_BYTES;
-        barriers = rotated + S::ROTATED * S::SLOT_BYTES;
+        raw = rotated + S::ROTATED * S::SLOT_BYTES;
+        barriers = raw + S::RAW * S::RAW_BYTES;
         const int columns = (p.row_blocks + S::ROW_GROUPS - 1) / S::ROW_GROUPS;
         share = divide(blockIdx.x, columns);
         block = (blockIdx.x - share * columns) * S::ROW_GROUPS;
@@ -177,6 +215,11 @@ struct Kernel {
     __device__ __forceinline__ uint32_t full(int slot) const { return barrier(2 + RING + slot); }
     __device__ __forceinline__ uint32_t turned(int copy) const { return barrier(2 + 2 * RING + copy); }
     __device__ __forceinline__ uint32_t unturned(int copy) const { return barrier(4 + 2 * RING + copy); }
+    __device__ __forceinline__ uint32_t raw_empty(int slot) const { return barrier(6 + 2 * RING + S::GROUPS + slot); }
+    __device__ __forceinline__ uint32_t raw_full(int slot) const { return raw_empty(S::RAW + slot); }
+    __device__ __forceinline__ uint32_t raw_tile(int slot) const { return raw + slot * S::RAW_BYTES; }
+    // [key][column of 64] f16: for tiles of even number, and of odd.
+    __device__ __forceinline__ uint32_t factors(int tile) const { return barriers + BARRIER_BYTES - (2 - tile % 2) * S::FACTOR_BYTES; }
     __device__ __forceinline__ uint32_t tile(int slot) const { return slots + slot * S::SLOT_BYTES; }
     __device__ __forceinline__ uint32_t copy(int number) const { return rotated + number * S::SLOT_BYTES; }
 
@@ -190,8 +233,12 @@ struct Kernel {
 
     __device__ __forceinline__ void prepare() const {
         for (int slot = 0; slot < RING; slot++) {
-            barrier_init(full(slot), 1);
+            barrier_init(full(slot), S::FP8 ? S::CONVERTING_THREADS : 1);
             barrier_init(empty(slot), S::GROUPS * 4);
+        }
+        for (int slot = 0; slot < S::RAW; slot++) {
+            barrier_init(raw_full(slot), 1);
+            barrier_init(raw_empty(slot), S::CONVERTING_THREADS);
         }
         for (int number = 0; number < S::ROTATED; number++) {
             barrier_init(turned(number), S::ROTATORS * WARPGROUP);
@@ -205,9 +252,10 @@ struct Kernel {
 
     __device__ __forceinline__ void
     load_tiles(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map) const;
-    __device__ __forceinline__ void load_queries(const CUtensorMap* q_map, const int4& item) const;
+    __device__ __forceinline__ void load_queries(const CUtensorMap* q_map, int task) const;
     __device__ __forceinline__ void load_more_queries(const CUtensorMap* q_map) const;
     __device__ __forceinline__ void rotate_tiles(unsigned char* memory) const;
+    __device__ __forceinline__ void convert_tiles(unsigned char* memory, int thread) const;
     __device__ __forceinline__ void compute(unsigned char* memory) const;
     template <int COUNT>
     __device__ __forceinline__ void

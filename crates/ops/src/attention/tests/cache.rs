@@ -62,6 +62,7 @@ fn check_on((arch, tiles): (Arch, bool), case: &Case, dtype: DType, window: Opti
             k: Heads::packed(&k_t, case.kv_heads),
             v: Heads::packed(&v_t, case.kv_heads),
             paged: Paged { page_size, sequences: &sequences, plans: &Plans::default() },
+            scales: None,
             scale: case.scale as f32,
             alibi: case.alibi.as_deref(),
             window,
@@ -167,6 +168,7 @@ fn tiles_see_what_they_may() {
             k: Heads::packed(&k, 1),
             v: Heads::packed(&v, 1),
             paged: adjacent!(past, new),
+            scales: None,
             scale: 1.0,
             alibi: None,
             window,
@@ -203,6 +205,7 @@ fn values_inside_keys() {
         k: Heads::packed(&k_t, 1),
         v: Heads::packed(&prefix, 1),
         paged: adjacent!(past, 1),
+        scales: None,
         scale: 0.3,
         alibi: None,
         window: None,
@@ -242,6 +245,7 @@ fn rotation_on_read() {
                 k: kv,
                 v: kv,
                 paged: adjacent!(past, new),
+                scales: None,
                 scale: case.scale as f32,
                 alibi: None,
                 window: None,
@@ -276,6 +280,7 @@ fn chunked_is_one_shot_is_forward() {
                 k: Heads::packed(&k, 2),
                 v: Heads::packed(&v, 2),
                 paged: adjacent!(past, new),
+                scales: None,
                 scale: case.scale as f32,
                 alibi: case.alibi.as_deref(),
                 window: None,
@@ -298,6 +303,7 @@ fn the_number_of_threads_changes_no_bit() {
         k: kv,
         v: kv,
         paged: adjacent!(past, 1),
+        scales: None,
         scale: 0.2,
         alibi: None,
         window: None,
@@ -392,6 +398,7 @@ fn a_batch_is_its_sequences() {
                 k: kv,
                 v: kv,
                 paged: Paged { page_size, sequences, plans: &Plans::default() },
+                scales: None,
                 scale: 0.3,
                 alibi: None,
                 window,
@@ -423,5 +430,9 @@ fn pages_are_checked() {
     let (q, kv) = (Heads::packed(&q, 1), Heads::packed(&pool, 1));
     let sequences = [Sequence { past: 4, new: 1, pages: &[0, 3] }];
     let paged = Paged { page_size: 4, sequences: &sequences, plans: &Plans::default() };
-    cached(q, &Cached { k: kv, v: kv, paged, scale: 1.0, alibi: None, window: None, rotate: None }, q);
+    cached(
+        q,
+        &Cached { k: kv, v: kv, paged, scales: None, scale: 1.0, alibi: None, window: None, rotate: None },
+        q,
+    );
 }

@@ -1,0 +1,60 @@
+// Eight-bit rows of a cache: see fp8/mod.rs. Elements are e4m3; a scale of 64 columns is a power of two, its byte the exponent
+// plus 127.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+constexpr int SCALE_BLOCK = 64, LEAST_EXPONENT = -24, MOST_EXPONENT = 7;
+
+// The exponent of the scale of a block whose largest absolute value is `most`: the least that makes it fit 448 = 1.75 * 2^8.
+__device__ __forceinline__ int scale_exponent(float most) {
+    const uint32_t bits = __float_as_uint(most);
+    const int exponent = static_cast<int>(bits >> 23) - 127 - 8 + ((bits & 0x7fffffu) > 0x600000u ? 1 : 0);
+    return min(max(exponent, LEAST_EXPONENT), MOST_EXPONENT);
+}
+
+__device__ __forceinline__ float power_of_two(int exponent) { return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23); }
+
+// 2^(byte - 127), twice.
+__device__ __forceinline__ __half2 half_power_of_two(uint32_t byte) {
+    const int exponent = min(max(static_cast<int>(byte) - 127, LEAST_EXPONENT), MOST_EXPONENT);
+    const int bits = exponent >= -14 ? (exponent + 15) << 10 : 1 << (exponent + 24);
+    return __half2half2(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+// 8 elements, already divided by their scale.
+__device__ __forceinline__ uint2 to_e4m3(const float (&x)[8]) {
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        words[i] = __nv_cvt_float2_to_fp8x2(make_float2(x[2 * i], x[2 * i + 1]), __NV_SATFINITE, __NV_E4M3);
+    }
+    return make_uint2(words[0] | words[1] << 16, words[2] | words[3] << 16);
+}
+
+// Two elements as f16, which holds all values of e4m3.
+__device__ __forceinline__ __half2 from_e4m3(uint32_t pair) {
+    const __half2_raw raw = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pair), __NV_E4M3);
+    return __half2(raw);
+}
+
+// Eight lanes side by side have a block's 64 elements, 8 each: stores them and, by the first lane, their scale.
+__device__ __forceinline__ void store_block(const float (&x)[8], uint8_t* values, uint8_t* scale) {
+    uint32_t lane;
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+    const uint32_t group = 0xffu << (lane & 24);
+    float most = 0.f;
+#pragma unroll
+    for (int i = 0; i < 8; i++) most = fmaxf(most, fabsf(x[i]));
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) most = fmaxf(most, __shfl_xor_sync(group, most, step));
+    const int exponent = scale_exponent(most);
+    const float inverse = power_of_two(-exponent);
+    float scaled[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) scaled[i] = x[i] * inverse;
+    *reinterpret_cast<uint2*>(values) = to_e4m3(scaled);
+    if (lane % 8 == 0) *scale = static_cast<uint8_t>(exponent + 127);
+}
