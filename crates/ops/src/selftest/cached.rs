@@ -82,6 +82,7 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
             check(twins, shared([16, 1, 576, 512]), batch, page);
             check(twins, shared([8, 1, 96, 64]), batch, page);
             check(twins, Form { window: Some(40), ..form([8, 2, 64, 64]) }, batch, page);
+            check(twins, Form { window: Some(64), slopes: true, ..form([32, 1, 256, 256]) }, batch, page);
             check(twins, Form { slopes: true, ..form([8, 2, 64, 64]) }, batch, page);
             check(twins, Form { slopes: true, ..shared([8, 1, 32, 32]) }, batch, page);
         }

@@ -1,5 +1,5 @@
 //! Attention over a paged cache: every form of the kernel, odd lengths, page sizes, pages in any order among pages and rows
-//! that hold NaN, several tokens a sequence, and the plan.
+//! that hold NaN, several tokens a sequence, windows with NaN before them, slopes, and the plan.
 
 use super::twin::{Gaps, Twins};
 use crate::{
@@ -22,7 +22,18 @@ const SHORT: [u32; 4] = [4, 63, 65, 130];
 type Sizes = [usize; 4];
 
 fn shape([heads, kv_heads, width, value_width]: Sizes, page: usize, tokens: usize) -> Shape {
-    Shape { heads, kv_heads, width, value_width, shared: false, rotate: false, fp8: false, page, tokens }
+    Shape {
+        heads,
+        kv_heads,
+        width,
+        value_width,
+        shared: false,
+        rotate: false,
+        fp8: false,
+        page,
+        tokens,
+        window: None,
+    }
 }
 
 fn shared(shape: Shape) -> Shape {
@@ -35,6 +46,10 @@ fn eight_bits(shape: Shape) -> Shape {
 
 fn rotated(shape: Shape) -> Shape {
     Shape { shared: true, rotate: true, ..shape }
+}
+
+fn windowed(window: usize, shape: Shape) -> Shape {
+    Shape { window: Some(window), ..shape }
 }
 
 pub(super) fn attention(twins: &mut Twins<'_>) {
@@ -80,6 +95,26 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     check(twins, eight_bits(rotated(shape([16, 1, 128, 128], 64, 1))), &LONG);
     check(twins, eight_bits(shared(shape([64, 1, 576, 512], 64, 1))), &LONG);
     check(twins, eight_bits(shared(shape([16, 1, 576, 512], 16, 2))), &SHORT);
+    for window in [1, 64, 100] {
+        let windowed = |shape| windowed(window, shape);
+        check(twins, windowed(shape(mfa, 64, 1)), &LONG);
+        check(twins, windowed(shape(mfa, 32, 4)), &SHORT);
+        check(twins, windowed(rotated(shape(mfa, 16, 2))), &SHORT);
+        check(twins, windowed(shape([32, 8, 128, 128], 16, 1)), &LONG);
+        check(twins, windowed(shape([9, 3, 64, 64], 32, 3)), &SHORT);
+        check(twins, windowed(shared(shape([16, 1, 576, 512], 64, 1))), &LONG);
+    }
+    // Windows of several shares.
+    check(twins, windowed(3000, shape([32, 8, 128, 128], 64, 1)), &LONG);
+    for sizes in [mfa, [96, 1, 128, 128], [9, 3, 64, 64], [32, 8, 128, 128]] {
+        check_with(twins, shape(sizes, 64, 1), &LONG, true);
+        check_with(twins, shared(shape(sizes, 16, 3)), &SHORT, true);
+    }
+    check_with(twins, windowed(64, shape([32, 8, 128, 128], 16, 4)), &SHORT, true);
+    check_with(twins, eight_bits(windowed(100, shape(mfa, 32, 2))), &SHORT, true);
+    check(twins, eight_bits(windowed(64, rotated(shape(mfa, 64, 1)))), &LONG);
+    check_with(twins, rotated(shape(mfa, 64, 1)), &LONG, true);
+    check_with(twins, shared(shape([128, 1, 576, 512], 32, 1)), &SHORT, true);
 }
 
 /// The rows `filled` of `values` in 8 bits among rows of NaN, on both devices.
@@ -103,12 +138,18 @@ fn eight_bit_cache(
 }
 
 fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
-    let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens } = shape;
+    check_with(twins, shape, lengths, false);
+}
+
+fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool) {
+    let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window } = shape;
     let what = format!(
-        "{heads}/{kv_heads} heads x {width}/{value_width}{}{}{}, {} sequences, pages of {page}, {tokens} tokens",
+        "{heads}/{kv_heads} heads x {width}/{value_width}{}{}{}{}{}, {} sequences, pages of {page}, {tokens} tokens",
         if shared { ", shared" } else { "" },
         if rotate { ", rotated" } else { "" },
         if fp8 { ", fp8" } else { "" },
+        window.map_or_else(String::new, |window| format!(", window of {window}")),
+        if slopes { ", slopes" } else { "" },
         lengths.len(),
     );
     let needed = |length: &u32| (*length as usize).div_ceil(page);
@@ -127,9 +168,13 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
             let Some(page_id) = free.next() else { break };
             *entry = page_id;
             let rows = (*length as usize - at * page).min(page);
+            // What no token sees stays NaN.
+            let reach = window.map_or(usize::MAX, |window| window + tokens - 1);
+            let unseen = (*length as usize).saturating_sub(reach).saturating_sub(at * page).min(rows);
             let filled = super::twin::random(u64::from(page_id) + 99, rows * cols);
-            values[page_id as usize * page * cols..][..rows * cols].copy_from_slice(&filled);
-            filled_rows.extend((0..rows).map(|row| (page_id as usize * page + row) as u32));
+            values[page_id as usize * page * cols..][unseen * cols..rows * cols]
+                .copy_from_slice(&filled[unseen * cols..]);
+            filled_rows.extend((unseen..rows).map(|row| (page_id as usize * page + row) as u32));
         }
     }
     let [host_cache, device_cache] = match fp8 {
@@ -143,10 +188,14 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
     let q = twins.random(rows, heads * width, DType::Bf16, Gaps::None);
     let table = RopeTable::new(width, 5e5, lengths.iter().copied().max().unwrap_or(1) as usize);
     let rotate = rotate.then_some(&table);
+    let slopes = slopes.then(|| {
+        let slopes: Vec<f32> = (1..=heads).map(|head| (-8.0 * head as f32 / heads as f32).exp2()).collect();
+        twins.of(1, heads, DType::F32, Gaps::None, &slopes)
+    });
     for dtype in [DType::Bf16, DType::F32] {
         let mut out = twins.empty(rows, heads * value_width, dtype, Gaps::None);
         let mut lse = twins.empty(rows, heads, DType::F32, Gaps::None);
-        let run = |rows: &Tensor, q: &Tensor, out: &mut Tensor, lse: &mut Tensor| {
+        let run = |rows: &Tensor, q: &Tensor, alibi: Option<&Tensor>, out: &mut Tensor, lse: &mut Tensor| {
             let k = rows.columns(0, kv_heads * width);
             let v = (!shared).then(|| rows.columns(kv_heads * width, kv_heads * value_width));
             let scales = fp8.then(|| rows.columns(cols, rows.cols() - cols));
@@ -157,6 +206,7 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
                 scales: scales.as_ref(),
                 scale: (width as f32).powf(-0.5),
                 rotate,
+                alibi,
             };
             let arena = Arena::on(q.device()).unwrap_or_else(|error| error.raise());
             let batch = Batch::new(&arena, shape, lengths, &tables);
@@ -165,8 +215,10 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
             attend(q, &cache, &batch, out, Some(lse));
             batch.plans_alike()
         };
-        run(&host_cache, &q.host, &mut out.host, &mut lse.host);
-        let alike = run(&device_cache, &q.device, &mut out.device, &mut lse.device);
+        let [there, here] =
+            [slopes.as_ref().map(|slopes| &slopes.device), slopes.as_ref().map(|slopes| &slopes.host)];
+        run(&host_cache, &q.host, here, &mut out.host, &mut lse.host);
+        let alike = run(&device_cache, &q.device, there, &mut out.device, &mut lse.device);
         twins.compare(format!("{what}, {dtype}"), &out, LIMIT);
         // Rows without keys are minus infinity in both.
         let finite = |values: Vec<f32>| -> Vec<f32> {

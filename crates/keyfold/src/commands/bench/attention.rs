@@ -103,6 +103,7 @@ impl Variant {
             fp8: false,
             page,
             tokens,
+            window: None,
         };
         match self {
             Self::Mfa => mfa,
@@ -146,7 +147,7 @@ struct Measured {
 impl Bench {
     /// Seconds of a step, and of the training forward pass on the same prompts if that is what it is.
     fn attention(&self, shape: Shape, batch: usize, context: usize) -> anyhow::Result<Measured> {
-        let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens } = shape;
+        let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, .. } = shape;
         let cols = kv_heads * (width + if shared { 0 } else { value_width });
         let needed = context.div_ceil(page);
         let slots = batch * needed * page;
@@ -181,7 +182,8 @@ impl Bench {
                 let (k, v, scales) = planes(call);
                 let v = (!shared).then(|| heads_of(&v, kv_heads, value_width));
                 let k = heads_of(&k, kv_heads, width);
-                let cache = Cache { k, v, scales: scales.as_ref(), scale, rotate: table.as_ref() };
+                let cache =
+                    Cache { k, v, scales: scales.as_ref(), scale, rotate: table.as_ref(), alibi: None };
                 attend(&q, &cache, &work, &mut out, Some(&mut lse));
             })
         } else {

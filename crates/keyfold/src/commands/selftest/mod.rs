@@ -5,8 +5,9 @@ mod decoding;
 use super::print_line;
 use keyfold_core::DType;
 use keyfold_model::{
-    LanguageModel, ModelConfig, Sequences,
+    LanguageModel, LocalConfig, ModelConfig, Sequences,
     attention::{AttentionConfig, DESIGNS, Scale},
+    position::Position,
 };
 use keyfold_ops::{adamw::Clip, sample::Rng, selftest};
 use keyfold_tensor::{Arena, Device};
@@ -69,12 +70,12 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
 }
 
 /// A small model of a design.
-fn model(kind: &str, hidden_size: usize, head_dim: usize) -> anyhow::Result<ModelConfig> {
-    let Some(attention) = AttentionConfig::preset(kind, &Scale::new(hidden_size, head_dim)) else {
+fn model(kind: &str, scale: &Scale) -> anyhow::Result<ModelConfig> {
+    let Some(attention) = AttentionConfig::preset(kind, scale) else {
         anyhow::bail!("{kind}: no preset");
     };
     Ok(serde_json::from_value(json!({
-        "vocab_size": 300, "hidden_size": hidden_size, "num_hidden_layers": 2, "intermediate_size": 200,
+        "vocab_size": 300, "hidden_size": scale.hidden, "num_hidden_layers": 2, "intermediate_size": 200,
         "max_position_embeddings": 130, "attention": attention,
     }))?)
 }
@@ -83,10 +84,24 @@ fn model(kind: &str, hidden_size: usize, head_dim: usize) -> anyhow::Result<Mode
 /// too much.
 fn designs(device: Device) -> anyhow::Result<usize> {
     let mut failed = 0;
+    let scale = Scale::new(128, 64);
+    // Of two layers one, so that a step has two shapes of attention.
+    let local = LocalConfig { window: 20, layers: vec![0], rope_theta: None };
     for (kind, _) in DESIGNS {
-        let config = model(kind, 128, 64)?;
-        let decodes = decoding::check(kind, &config, device, DType::Bf16)?
-            & decoding::check(kind, &model(kind, 256, 128)?, device, DType::Fp8)?;
+        let config = model(kind, &scale)?;
+        let bf16 = |name: &str, config: &ModelConfig| decoding::check(name, config, device, DType::Bf16);
+        let mut decodes = bf16(kind, &config)?;
+        if config.attention.windowed(&local).is_some() {
+            let config = ModelConfig { local: Some(local.clone()), ..config.clone() };
+            decodes &= bf16(&format!("{kind}, window"), &config)?;
+        }
+        let slopes = Scale { position: Position::Alibi, ..scale };
+        if let Some(attention) = AttentionConfig::preset(kind, &slopes) {
+            let config = ModelConfig { attention, ..config.clone() };
+            decodes &= bf16(&format!("{kind}, ALiBi"), &config)?;
+        }
+        // In planes that are whole blocks.
+        decodes &= decoding::check(kind, &model(kind, &Scale::new(256, 128))?, device, DType::Fp8)?;
         let [host, other] = [steps(&config, &Arena::new())?, steps(&config, &Arena::on(device)?)?];
         let loss = host.0.iter().zip(&other.0).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
         let square = |x: f64| x * x;

@@ -1,7 +1,6 @@
 //! Attention over a cache on a GPU.
 //!
-//! A few new tokens a sequence read pages in place ([`paged`]). Prompts, and what that kernel does not know (windows, ALiBi,
-//! GPUs before Hopper), have their sequence's rows gathered first and go through the forward pass of training: reading the
+//! A few new tokens a sequence read pages in place ([`paged`]). Prompts, and all tokens on GPUs before Hopper, have their sequence's rows gathered first and go through the forward pass of training: reading the
 //! cache once more is little beside the products of a prompt. TPA's factors are multiplied out for it.
 
 use super::{
@@ -32,7 +31,7 @@ pub(super) fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
     let prompts = whole::serves(q.width, cache.v.width);
     if in_place.is_none() && !prompts {
         let what = format!("attention over a cache with keys of {} and values of {}", q.width, cache.v.width);
-        unsupported(gpu, format!("{what} channels (256 is the limit, with windows, ALiBi or before Hopper)"))
+        unsupported(gpu, format!("{what} channels (256 is the limit before Hopper)"))
     }
     let few = |sequence: &Sequence<'_>| in_place.is_some() && (sequence.new <= FEW || !prompts);
     let mut plans = cache.paged.plans.lock();
@@ -51,7 +50,7 @@ pub(super) fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
 
 /// The shape of a step that reads pages in place, if there is a kernel for it; its `tokens` are yet to be told.
 fn paged_shape(gpu: &Gpu, q: Heads<'_>, cache: &Cached<'_>) -> Option<paged::Shape> {
-    let Cached { k, v, paged, alibi, window, rotate, .. } = cache;
+    let Cached { k, v, paged, window, rotate, .. } = cache;
     let shared = k.tensor.address() == v.tensor.address() && (k.count == 1 || k.width == v.width);
     let shape = paged::Shape {
         heads: q.count,
@@ -63,11 +62,11 @@ fn paged_shape(gpu: &Gpu, q: Heads<'_>, cache: &Cached<'_>) -> Option<paged::Sha
         fp8: cache.scales.is_some(),
         page: paged.page_size,
         tokens: 1,
+        window: *window,
     };
     let strides = [q.tensor.stride(), k.tensor.stride(), v.tensor.stride()];
     let aligned = [q.tensor, k.tensor, v.tensor].iter().all(|tensor| tensor.address().is_multiple_of(16));
-    let known = alibi.is_none() && window.is_none() && cache.scale > 0.0 && aligned;
-    (known && paged::cuda::serves(gpu, &shape, &strides)).then_some(shape)
+    (cache.scale > 0.0 && aligned && paged::cuda::serves(gpu, &shape, &strides)).then_some(shape)
 }
 
 /// The sequences `run`, whose first query is that of row `first`, over their pages.
@@ -94,14 +93,27 @@ fn pages(
         plans.batches.push((shape, first, paged::Batch::new(&arena(gpu), shape, &lengths, &tables)));
         plans.batches.len() - 1
     });
+    let alibi = cache.alibi.map(|slopes| slopes_of(gpu, plans, slopes));
     let layer = paged::Cache {
         k: cache.k,
         v: (!shape.shared).then_some(cache.v),
         scales: cache.scales,
         scale: cache.scale,
         rotate: cache.rotate,
+        alibi: alibi.as_ref(),
     };
     paged::attend(q.tensor, &layer, &plans.batches[at].2, &mut out.tensor.clone(), None);
+}
+
+/// `slopes` in the memory of `gpu`, for as long as the plans live: recorded steps read them there.
+fn slopes_of(gpu: &Gpu, plans: &mut Inner, slopes: &[f32]) -> Tensor {
+    if let Some((_, there)) = plans.slopes.iter().find(|(like, _)| like == slopes) {
+        return there.clone();
+    }
+    let mut there = arena(gpu).tensor(1, slopes.len(), DType::F32);
+    there.write(slopes);
+    plans.slopes.push((slopes.to_vec(), there.clone()));
+    there
 }
 
 /// The new tokens of a sequence, each as a sequence of its own that ends with it.

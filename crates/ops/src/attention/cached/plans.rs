@@ -5,6 +5,8 @@ use crate::{
     attention::paged::{Batch, Shape},
     indices::Indices,
 };
+#[cfg(feature = "cuda")]
+use keyfold_tensor::Tensor;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Plans of the attention over a cache, each made by the first layer that needs it and used by all others of a step.
@@ -22,6 +24,9 @@ pub(super) struct Inner {
     pub(super) batches: Vec<(Shape, usize, Batch)>,
     /// Rows of the tokens of a sequence, by its first query.
     pub(super) rows: Vec<(usize, Indices)>,
+    /// Slopes of query heads.
+    #[cfg(feature = "cuda")]
+    pub(super) slopes: Vec<(Vec<f32>, Tensor)>,
     /// Pages that tables have room for, if more than the sequences have at first.
     #[cfg(feature = "cuda")]
     pub(super) most_pages: Option<usize>,
@@ -43,10 +48,11 @@ impl Plans {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a step can be recorded with these plans: one attention over pages serves all layers, and nothing else.
+    /// Whether a step can be recorded with these plans: all layers' attention reads the pages of all sequences in place.
     pub fn recordable(&self) -> bool {
         let inner = self.lock();
-        inner.batches.len() == 1 && inner.rows.is_empty()
+        let whole = inner.batches.iter().all(|(_, first, _)| *first == 0);
+        !inner.batches.is_empty() && whole && inner.rows.is_empty()
     }
 
     /// The next step of the same sequences, as many as before, each with one new token.
@@ -54,7 +60,7 @@ impl Plans {
     /// # Panics
     /// When these plans are not [recordable](Plans::recordable), or a sequence has more pages than at first.
     pub fn update(&self, sequences: &[Sequence<'_>]) {
-        if let [(_, _, batch)] = self.lock().batches.as_mut_slice() {
+        for (_, _, batch) in &mut self.lock().batches {
             let most = batch.most_pages();
             let (lengths, tables) = tables(sequences, Some(most));
             batch.update(&lengths, &tables);
@@ -74,7 +80,8 @@ impl Plans {
     /// # Panics
     /// As [`Plans::update`].
     pub fn advance(&self, positions: &Indices, rows: &Indices) {
-        if let [(_, _, batch)] = self.lock().batches.as_slice() {
+        // Each knows its own lengths; all come to the same positions and rows.
+        for (_, _, batch) in &self.lock().batches {
             batch.advance(positions, rows);
         }
     }

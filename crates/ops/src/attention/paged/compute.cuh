@@ -21,7 +21,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     if constexpr (!S::SHARED) values.advance();
     Ring<2> target;
     uint32_t q_parity = 0;
-    float o[WIDTH / 2], s[SCORES], m[2], l[2], shrink[2];
+    float o[WIDTH / 2], s[SCORES], m[2], l[2], shrink[2], slopes[2];
     uint32_t weights[S::KEYS / 16][4];
 
     // Starts S = Q K^T of the next tile.
@@ -75,11 +75,20 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     // Scores to weights, not yet packed: `shrink` is what the sums before are worth from now on.
     auto softmax = [&](int number, int seen) {
-        if ((number + 1) * S::KEYS > seen) {
-            const int from = number * S::KEYS + lane % 4 * 2;
+        // How far the thread's first key lies before the first token.
+        const int far = seen - 1 - number * S::KEYS - lane % 4 * 2;
+        if (p.slopes) {
 #pragma unroll
             for (int j = 0; j < SCORES; j++) {
-                if (from + j / 4 * 8 + j % 2 >= seen + tokens[j / 2 % 2]) s[j] = -INFINITY;
+                s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - (j / 4 * 8 + j % 2), s[j]);
+            }
+        }
+        if ((number + 1) * S::KEYS > seen || number * S::KEYS < seen - 1 + p.tokens - p.window) {
+#pragma unroll
+            for (int j = 0; j < SCORES; j++) {
+                // Later keys are at negative distances: beyond any window, too.
+                const unsigned int distance = far + tokens[j / 2 % 2] - (j / 4 * 8 + j % 2);
+                if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
             }
         }
         float top[2] = {s[0], s[2]}, base[2];
@@ -111,11 +120,11 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
 #pragma unroll
         for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack<Element>(s[2 * j], s[2 * j + 1]);
     };
-    // Value rows of the last tile from `rows` on become zero.
-    auto clear_values = [&](int rows) {
+    // Value rows `rows` .. `end` of the next tile become zero.
+    auto clear_values = [&](int rows, int end) {
         barrier_wait(full(values.slot), values.parity);
         unsigned char* at = memory + (tile(values.slot) + value_offset - shared_address(memory));
-        const int units = (S::KEYS - rows) * (ROW_BYTES / 16);
+        const int units = (end - rows) * (ROW_BYTES / 16);
         for (int unit = thread; unit < units * (WIDTH / COLUMN); unit += WARPGROUP) {
             const int offset = unit / units * S::COLUMN_BYTES + rows * ROW_BYTES + unit % units * 16;
             *reinterpret_cast<uint4*>(at + offset) = make_uint4(0, 0, 0, 0);
@@ -152,6 +161,14 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         l[0] = l[1] = 0.0f;
 #pragma unroll
         for (int j = 0; j < WIDTH / 2; j++) o[j] = 0.0f;
+        if (p.slopes) {
+            // For scores that are yet to be scaled.
+            const int head = item.x % p.kv_heads * p.group;
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                slopes[r] = p.slopes[min(head + rows.head_of(p, row + 8 * r), p.heads - 1)] * (LOG2_E / p.scale);
+            }
+        }
         barrier_wait(asked(), q_parity);
         q_parity ^= 1;
         if constexpr (S::FP8) queries_to_f16();
@@ -159,6 +176,8 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             start_scores();
             product_wait<0>();
             end_scores();
+            const int unseen = seen - p.window - item.y * S::KEYS;
+            if (unseen > 0) clear_values(0, unseen);
             for (int number = item.y;; number++) {
                 softmax(number, seen);
                 if constexpr (S::AHEAD) {
@@ -184,7 +203,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         // The queries are free for the next item.
         if (lane == 0) barrier_arrive(answered());
         if (item.y < item.z) {
-            if (item.z * S::KEYS > length) clear_values(length - (item.z - 1) * S::KEYS);
+            if (item.z * S::KEYS > length) clear_values(length - (item.z - 1) * S::KEYS, S::KEYS);
             start_outputs();
             product_wait<0>();
             end_outputs();

@@ -1,6 +1,9 @@
 //! Launches of `kernel.cu` and `plan.cuh`.
 
-use super::{Cache, Shape, plan::Plan};
+use super::{
+    Cache, Shape,
+    plan::{Plan, Tiles},
+};
 use crate::{
     attention::Heads,
     cuda::{Boxes, Launch, Module, boxes, check, gpu_of, launch, module, unsupported},
@@ -19,6 +22,8 @@ const ROW_BYTES: usize = 128;
 const ROWS: usize = 64;
 const BARRIERS: usize = 1536;
 const WARPGROUP: usize = 128;
+/// A window that no sequence fills, whose sums with lengths are still whole numbers of 32 bits.
+const NO_WINDOW: usize = 1 << 30;
 const PLANNERS: u32 = 1024;
 /// Parts of a task that are joined quickly, and tiles that such a part may have instead of making more of them.
 const GOOD_PARTS: usize = 16;
@@ -117,7 +122,8 @@ impl Form {
     /// length are better not cut. Only on a grid of that size: idle CTAs of a larger one leave the wrong ones busy.
     fn shares(&self, shape: &Shape, lengths: &[u32], most: usize) -> usize {
         let tasks = lengths.len() * shape.kv_heads;
-        let tiles = |length: &u32| (*length as usize).div_ceil(self.keys);
+        let of = self.tiles(shape);
+        let tiles = |length: &u32| of.count(*length);
         let equal = lengths.windows(2).all(|pair| tiles(&pair[0]) == tiles(&pair[1]));
         let enough = !self.shared && self.raw == 0 && self.row_groups == 1 && tasks * 17 >= most * 8;
         let longest = lengths.iter().map(tiles).max().unwrap_or(1);
@@ -127,6 +133,10 @@ impl Form {
             longest if longest <= GOOD_PARTS * SHORT => most.min(GOOD_PARTS * tasks.max(1)),
             _ => most,
         }
+    }
+
+    fn tiles(&self, shape: &Shape) -> Tiles {
+        Tiles { keys: self.keys, reach: window(shape) + shape.tokens - 1 }
     }
 
     fn groups(&self) -> usize {
@@ -152,6 +162,10 @@ impl Form {
     fn part(&self) -> usize {
         ROWS * self.value_width
     }
+}
+
+fn window(shape: &Shape) -> usize {
+    shape.window.unwrap_or(NO_WINDOW).min(NO_WINDOW)
 }
 
 /// How the queries of a task make blocks of 64 rows.
@@ -220,6 +234,7 @@ struct PagedPlan {
     kv_heads: i32,
     count: i32,
     keys: i32,
+    reach: i32,
 }
 
 impl Batch {
@@ -258,6 +273,7 @@ impl Batch {
     }
 
     fn layout(&self, shape: &Shape) -> PagedPlan {
+        let tiles = self.form.tiles(shape);
         let tasks = self.sequences * shape.kv_heads;
         let shares = self.plan.address();
         let items = shares + 16 * 2 * self.shares as u64;
@@ -272,7 +288,8 @@ impl Batch {
             sequences: self.sequences as i32,
             kv_heads: shape.kv_heads as i32,
             count: self.shares as i32,
-            keys: self.form.keys as i32,
+            keys: tiles.keys as i32,
+            reach: tiles.reach as i32,
         }
     }
 
@@ -315,7 +332,7 @@ impl Batch {
         let tasks = self.sequences * shape.kv_heads;
         let (shares, rest) = words.split_at(2 * self.shares);
         let (items, cuts) = rest.split_at(tasks + self.shares);
-        let plan = Plan::new(lengths, shape.kv_heads, self.shares, self.form.keys);
+        let plan = Plan::new(lengths, shape.kv_heads, self.shares, self.form.tiles(shape));
         let item = |number: usize| {
             let item = plan.items[number];
             [item.task as i32, item.first as i32, item.end as i32, item.cut.map_or(-1, |cut| cut as i32)]
@@ -350,6 +367,7 @@ struct PagedParams {
     scale_stride: i64,
     out: u64,
     lse: u64,
+    slopes: u64,
     part_out: u64,
     part_sums: u64,
     max_pages: i32,
@@ -374,6 +392,7 @@ struct PagedParams {
     value_blocks: i32,
     key_step: i32,
     value_step: i32,
+    window: i32,
 }
 
 /// A plane for the copy engine: channels, heads, tokens of a page, pages; boxes of 64 channels of the rows of a tile.
@@ -419,6 +438,9 @@ pub(super) fn attend(
         "paged attention: values of {} channels, an even number was expected",
         shape.value_width
     );
+    if let Some(slopes) = cache.alibi {
+        check("paged attention", gpu, DType::F32, &[("alibi", slopes)]);
+    }
     let Batch { form, blocks, .. } = device;
     let group = shape.heads / shape.kv_heads;
     let tokens = device.sequences * shape.tokens;
@@ -467,6 +489,7 @@ pub(super) fn attend(
         scale_stride: cache.scales.map_or(0, |scales| scales.stride() as i64),
         out: out.address(),
         lse: lse.map_or(0, |lse| lse.address()),
+        slopes: cache.alibi.map_or(0, Tensor::address),
         part_out: device.parts.address(),
         part_sums: device.sums.address(),
         max_pages: (batch.tables.len() / device.sequences) as i32,
@@ -491,6 +514,7 @@ pub(super) fn attend(
         value_blocks: (shape.value_width / SCALE_BLOCK) as i32,
         key_step: (cache.k.stride / SCALE_BLOCK) as i32,
         value_step: (value_heads.stride / SCALE_BLOCK) as i32,
+        window: window(shape) as i32,
     };
     let function = KERNELS.function(gpu, form.name);
     let bytes = form.bytes(function.shared_limit());

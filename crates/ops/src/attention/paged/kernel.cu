@@ -7,7 +7,7 @@
 //
 // Shapes. q [sequences * tokens, heads, d], cache planes [pages, page, kv heads, d or e] with any strides, page table
 // [sequences, pages of a sequence], lengths [sequences] with the new tokens counted, out [sequences * tokens, heads, e],
-// lse [sequences * tokens, heads]. Token t of T sees the first length - T + t + 1 keys.
+// lse [sequences * tokens, heads]. Token t of T sees the first length - T + t + 1 keys, or the last `window` of these.
 //
 // Work. Heads of one kv head and tokens are packed into blocks of 64 rows. A task is a sequence and a kv head; the plan
 // (plan.cuh) cuts the tiles of all tasks into equal shares, one per CTA. A task that lies in one share is written out at
@@ -27,7 +27,8 @@
 // Early start. The kernel before this one may still run when it begins (programmatic dependent launch): what it makes are the
 // queries and the last few rows of each sequence (RECENT), so that older tiles are asked for without waiting for it.
 //
-// Rows of a tile at or past the length may hold anything, NaN included: scores there are replaced, value rows zeroed.
+// Rows of a tile at or past the length, or before all windows, may hold anything, NaN included: scores there are replaced,
+// value rows zeroed.
 
 #include "advance.cuh"
 #include "compute.cuh"

@@ -48,6 +48,8 @@ pub struct Shape {
     pub page: usize,
     /// New tokens of each sequence, at most [`MAX_TOKENS`].
     pub tokens: usize,
+    /// Keys that a token sees, its own included; all before it by default.
+    pub window: Option<usize>,
 }
 
 impl Shape {
@@ -71,6 +73,7 @@ impl Shape {
             (1..=MAX_TOKENS).contains(&tokens),
             "paged attention: {tokens} new tokens a sequence, 1 to {MAX_TOKENS} were expected"
         );
+        assert_ne!(self.window, Some(0), "paged attention: a window without keys");
     }
 }
 
@@ -87,6 +90,8 @@ pub struct Cache<'a> {
     pub scale: f32,
     /// For [`Shape::rotate`]: half-split pairs of all channels of a key.
     pub rotate: Option<&'a RopeTable>,
+    /// `[1, heads]` f32: slope m of each query head, adds `-m * distance` to its scores.
+    pub alibi: Option<&'a Tensor>,
 }
 
 /// Sequences of one step: how long they are, where their pages lie, and, on a GPU, who reads what.
@@ -220,8 +225,8 @@ impl Batch {
 
 /// Attention of the new tokens, whose own rows are in the cache already.
 ///
-/// Token t of T in a sequence of n sees the first `n - T + t + 1` keys. A sequence without tokens gets zeros. Of the rows of a
-/// sequence only the last [`RECENT`] may be the work of the op right before this one. On the host
+/// Token t of T in a sequence of n sees the first `n - T + t + 1` keys, or the last [`Shape::window`] of these. A sequence without
+/// tokens gets zeros. Of the rows of a sequence only the last [`RECENT`] may be the work of the op right before this one. On the host
 /// this is the slow twin in double precision; decoding there has its own path, [`super::cached`].
 ///
 /// # Shapes
@@ -265,6 +270,10 @@ pub fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, ls
         batch.highest
     );
     assert!(cache.scale > 0.0, "paged attention: a scale of {}", cache.scale);
+    if let Some(slopes) = cache.alibi {
+        let found = (slopes.rows(), slopes.cols(), slopes.dtype());
+        assert_eq!(found, (1, shape.heads, DType::F32), "paged attention: slopes of the query heads");
+    }
     assert_eq!(cache.rotate.is_some(), shape.rotate, "paged attention: a rope table");
     if let Some(table) = cache.rotate {
         assert_eq!(table.width(), shape.width, "paged attention: channels of the rope table");

@@ -24,8 +24,9 @@ struct Plan {
     int sequences;
     int kv_heads;
     int count;
-    // Keys of a tile.
+    // Keys of a tile; keys that the new tokens of a sequence see between them, at most.
     int keys;
+    int reach;
 };
 
 constexpr int PLANNERS = 1024;
@@ -64,8 +65,11 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
     const int tasks = p.sequences * p.kv_heads;
     const int chunk = (tasks + PLANNERS - 1) / PLANNERS;
     const int first = min(static_cast<int>(threadIdx.x) * chunk, tasks), last = min(first + chunk, tasks);
+    auto first_of = [&](int task) { return max(0, p.lengths[task / p.kv_heads] - p.reach) / p.keys; };
     // A sequence without keys still needs its output written.
-    auto tiles_of = [&](int task) { return max(1, (p.lengths[task / p.kv_heads] + p.keys - 1) / p.keys); };
+    auto tiles_of = [&](int task) {
+        return max(1, (p.lengths[task / p.kv_heads] + p.keys - 1) / p.keys - first_of(task));
+    };
     int tiles = 0, most = 1;
     for (int task = first; task < last; task++) {
         const int some = tiles_of(task);
@@ -102,10 +106,11 @@ extern "C" __global__ void __launch_bounds__(paged::PLANNERS) paged_plan(const p
     for (int task = first; task < last; task++) {
         const int some = tiles_of(task), from = at / share, parts = (at + some - 1) / share - from + 1;
         const bool empty = p.lengths[task / p.kv_heads] <= 0;
+        const int skipped = first_of(task) - at;
         if (parts > 1) p.cuts[index.y] = make_int4(task, index.z, parts, from);
         for (int part = 0; part < parts; part++) {
             const int begin = max(at, (from + part) * share), end = min(at + some, (from + part + 1) * share);
-            const int4 item = make_int4(task, begin - at, empty ? 0 : end - at, parts > 1 ? index.y : -1);
+            const int4 item = make_int4(task, begin + skipped, empty ? 0 : end + skipped, parts > 1 ? index.y : -1);
             p.items[index.x] = item;
             // The item that begins a share, and the one that ends it.
             if (begin == (from + part) * share) {

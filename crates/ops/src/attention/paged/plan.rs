@@ -30,6 +30,27 @@ pub struct Cut {
     pub share: usize,
 }
 
+/// How the keys of a sequence make tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Keys of a tile.
+    pub keys: usize,
+    /// Keys that the new tokens of a sequence see between them, at most: its last ones.
+    pub reach: usize,
+}
+
+impl Tiles {
+    /// The first tile of a sequence of `length` keys that is read.
+    pub fn first(self, length: u32) -> usize {
+        (length as usize).saturating_sub(self.reach) / self.keys
+    }
+
+    /// Tiles of a sequence of `length` keys that are read; one if it has no keys, as its output still needs to be written.
+    pub fn count(self, length: u32) -> usize {
+        ((length as usize).div_ceil(self.keys) - self.first(length)).max(1)
+    }
+}
+
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -47,10 +68,9 @@ impl Plan {
         2 * shares
     }
 
-    /// The plan for sequences of `lengths` keys, in tiles of `keys`, for `kv_heads` heads each, among `shares`.
-    pub fn new(lengths: &[u32], kv_heads: usize, shares: usize, keys: usize) -> Self {
-        // A sequence without keys still needs its output written.
-        let tiles = |length: &u32| (*length as usize).div_ceil(keys).max(1);
+    /// The plan for sequences of `lengths` keys in tiles, for `kv_heads` heads each, among `shares`.
+    pub fn new(lengths: &[u32], kv_heads: usize, shares: usize, of: Tiles) -> Self {
+        let tiles = |length: &u32| of.count(*length);
         let total = kv_heads * lengths.iter().map(tiles).sum::<usize>();
         let longest = lengths.iter().map(tiles).max().unwrap_or(1);
         let Size { tiles: size, apart } = Size::of(total, longest, kv_heads * lengths.len(), shares);
@@ -69,7 +89,8 @@ impl Plan {
                 let number = plan.items.len();
                 let (from, to) = (start.max(share * size), end.min((share + 1) * size));
                 let to = if *length == 0 { from } else { to };
-                plan.items.push(Item { task, first: from - start, end: to - start, cut });
+                let skipped = of.first(*length);
+                plan.items.push(Item { task, first: from - start + skipped, end: to - start + skipped, cut });
                 if plan.shares[share].is_empty() {
                     plan.shares[share].start = number;
                 }

@@ -45,6 +45,8 @@ pub(super) fn attend(
     let plane = |heads| Plane::of(heads, cache.scales);
     let (keys, values) = (plane(cache.k), cache.v.map(plane));
     let queries = q.to_vec();
+    let slopes = cache.alibi.map(Tensor::to_vec);
+    let slope = |head: usize| slopes.as_ref().map_or(0.0, |slopes| f64::from(slopes[head]));
     let mut outputs = vec![0.0; out.len()];
     let mut sums = vec![f32::NEG_INFINITY; q.rows() * shape.heads];
     for (sequence, &length) in batch.lengths.iter().enumerate() {
@@ -69,17 +71,17 @@ pub(super) fn attend(
                 for head in kv_head * group..(kv_head + 1) * group {
                     let query = (sequence * shape.tokens + token) * shape.heads + head;
                     let q = &queries[query * shape.width..][..shape.width];
-                    let scores: Vec<f64> = rows[..seen]
-                        .iter()
-                        .map(|(k, _)| {
-                            let dot: f64 = k.iter().zip(q).map(|(k, q)| k * f64::from(*q)).sum();
-                            dot * f64::from(cache.scale)
+                    let first = seen.saturating_sub(shape.window.unwrap_or(seen));
+                    let scores: Vec<f64> = (first..seen)
+                        .map(|key| {
+                            let dot: f64 = rows[key].0.iter().zip(q).map(|(k, q)| k * f64::from(*q)).sum();
+                            dot * f64::from(cache.scale) - slope(head) * (seen - 1 - key) as f64
                         })
                         .collect();
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
                     let mut output = vec![0.0; shape.value_width];
-                    for (score, (_, v)) in scores.iter().zip(&rows) {
+                    for (score, (_, v)) in scores.iter().zip(&rows[first..]) {
                         let weight = (score - top).exp() / sum;
                         output.iter_mut().zip(v).for_each(|(output, v)| *output += weight * v);
                     }

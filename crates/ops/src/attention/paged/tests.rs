@@ -4,7 +4,7 @@
 
 use super::{
     Batch, Cache, Shape, attend,
-    plan::{Cut, Item, Plan, WHOLE},
+    plan::{Cut, Item, Plan, Tiles, WHOLE},
 };
 use crate::{
     attention::{Cached, Heads, Paged, Plans, Sequence, cached},
@@ -15,35 +15,37 @@ use keyfold_core::DType;
 use keyfold_tensor::{Arena, Tensor};
 use proptest::prelude::*;
 
-/// All tiles once and in order, shares in order, parts where the cuts say.
-fn check_plan(lengths: &[u32], kv_heads: usize, shares: usize, keys: usize) -> Plan {
-    let plan = Plan::new(lengths, kv_heads, shares, keys);
+/// All tiles that are seen once and in order, shares in order, parts where the cuts say.
+fn check_plan(lengths: &[u32], kv_heads: usize, shares: usize, keys: usize, reach: usize) -> Plan {
+    let plan = Plan::new(lengths, kv_heads, shares, Tiles { keys, reach });
     let tiles = |task: usize| (lengths[task / kv_heads] as usize).div_ceil(keys);
+    let first =
+        |task: usize| lengths.get(task / kv_heads).map_or(0, |n| (*n as usize).saturating_sub(reach) / keys);
     let mut next = 0;
     for (share, range) in plan.shares.iter().enumerate().filter(|(_, range)| !range.is_empty()) {
         assert_eq!(range.start, next, "share {share} does not follow");
         next = range.end;
     }
     assert_eq!(next, plan.items.len());
-    let (mut task, mut tile, mut slots) = (0, 0, 0);
+    let (mut task, mut tile, mut slots) = (0, first(0), 0);
     for (number, item) in plan.items.iter().enumerate() {
         assert_eq!((item.task, item.first), (task, tile), "item {number}");
         assert!(item.end > item.first || lengths[task / kv_heads] == 0);
         tile = item.end;
-        let whole = item.first == 0 && item.end == tiles(task);
+        let whole = item.first == first(task) && item.end == tiles(task);
         assert_eq!(item.cut.is_none(), whole);
         if let Some(cut) = item.cut {
             let Cut { task: of, slot, parts, share } = plan.cuts[cut];
             assert_eq!(of, task);
             let own = plan.shares.iter().position(|range| range.contains(&number)).unwrap();
             assert!((share..share + parts).contains(&own));
-            if item.first == 0 {
+            if item.first == first(task) {
                 assert_eq!((own, slot), (share, slots));
                 slots += parts;
             }
         }
         if tile == tiles(task) {
-            (task, tile) = (task + 1, 0);
+            (task, tile) = (task + 1, first(task + 1));
         }
     }
     assert_eq!(task, lengths.len() * kv_heads);
@@ -57,12 +59,13 @@ proptest! {
         lengths in prop::collection::vec(0u32..3000, 1..40),
         kv_heads in 1usize..5,
         shares in 1usize..140,
+        reach in prop_oneof![Just(usize::MAX), 1usize..2000],
     ) {
-        let plan = check_plan(&lengths, kv_heads, shares, 64);
+        let plan = check_plan(&lengths, kv_heads, shares, 64, reach);
         let most = plan.shares.iter().map(|range| {
             plan.items[range.clone()].iter().map(|item| (item.end - item.first).max(1)).sum::<usize>()
         }).max().unwrap();
-        let tiles = |length: &u32| length.div_ceil(64).max(1) as usize;
+        let tiles = |length: &u32| Tiles { keys: 64, reach }.count(*length);
         let even = (kv_heads * lengths.iter().map(tiles).sum::<usize>()).div_ceil(shares);
         prop_assert!(most * 16 <= even * 17 || most <= even + WHOLE, "a share of {most} tiles, even ones have {even}");
     }
@@ -71,18 +74,21 @@ proptest! {
 #[test]
 fn equal_sequences_are_cut_evenly_or_not_at_all() {
     // 128 sequences for 132 multiprocessors: one each, though even shares would be 3 % smaller.
-    assert!(check_plan(&[8192; 128], 1, 132, 64).cuts.is_empty());
+    assert!(check_plan(&[8192; 128], 1, 132, 64, usize::MAX).cuts.is_empty());
     // 64: two parts each.
-    let plan = check_plan(&[32768; 64], 1, 132, 64);
+    let plan = check_plan(&[32768; 64], 1, 132, 64, usize::MAX);
     assert!(plan.cuts.iter().all(|cut| cut.parts == 2) && plan.items.len() == 128);
-    let one = check_plan(&[32768], 1, 132, 64);
+    let one = check_plan(&[32768], 1, 132, 64, usize::MAX);
     assert_eq!((one.cuts[0].parts, one.items[0].end), (128, 4));
     // 65 tiles each: a share has a part of one sequence alone, though even shares would be four tiles.
-    let plan = check_plan(&[4160; 8], 1, 132, 64);
+    let plan = check_plan(&[4160; 8], 1, 132, 64, usize::MAX);
     assert!(plan.cuts.iter().all(|cut| cut.parts == 13) && plan.shares.iter().all(|range| range.len() <= 1));
+    // A window and four tokens: two or three tiles however long the sequence, of one and two shares' worth.
+    let plan = check_plan(&[8192, 100_000, 63, 130], 1, 132, 64, 131);
+    assert_eq!(plan.items.iter().map(|item| item.end - item.first).sum::<usize>(), 3 + 3 + 1 + 3);
     // Nothing but its output to write.
     let empty = Item { task: 0, first: 0, end: 0, cut: None };
-    assert_eq!(check_plan(&[0], 1, 3, 64).items, [empty]);
+    assert_eq!(check_plan(&[0], 1, 3, 64, usize::MAX).items, [empty]);
 }
 
 /// Contiguous rows of a sequence, dealt to pages in an order that looks random; everything else is NaN.
@@ -122,9 +128,14 @@ fn pages_in_any_order_are_as_contiguous_rows() {
         (4, 1, 32, 32, true, true),
         (4, 1, 24, 16, true, false),
     ] {
-        for (page, tokens) in [(16, 1), (16, 3), (64, 4)] {
+        for (page, tokens, window) in
+            [(16, 1, None), (16, 3, None), (64, 4, None), (16, 1, Some(20)), (16, 4, Some(64))]
+        {
+            let fp8 = false;
             let shape =
-                Shape { heads, kv_heads, width, value_width, shared, rotate, fp8: false, page, tokens };
+                Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window };
+            let slopes = (window == Some(20)).then(|| random(5, heads));
+            let alibi = slopes.as_ref().map(|slopes| arena.tensor_of(1, heads, slopes));
             let lengths = [5, 63, 65, 130];
             let cols = kv_heads * (width + if shared { 0 } else { value_width });
             let (rows, cache, tables) = paged(&arena, &shape, &lengths, cols);
@@ -151,6 +162,7 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 scales: None,
                 scale: 0.3,
                 rotate,
+                alibi: alibi.as_ref(),
             };
             let batch = Batch::new(&arena, shape, &lengths, &tables);
             attend(&q, &cache, &batch, &mut out, Some(&mut lse));
@@ -169,8 +181,8 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                     },
                     scales: None,
                     scale: 0.3,
-                    alibi: None,
-                    window: None,
+                    alibi: slopes.as_deref(),
+                    window,
                     rotate,
                 };
                 cached(Heads::packed(&own, heads), &contiguous, Heads::packed(&expected, heads));
@@ -200,6 +212,7 @@ fn a_table_that_is_too_short_is_refused() {
         fp8: false,
         page: 16,
         tokens: 1,
+        window: None,
     };
     let _ = Batch::new(&Arena::new(), shape, &[17], &[0]);
 }

@@ -27,6 +27,8 @@ struct Params {
     void* out;
     // Or none.
     float* lse;
+    // [heads], what a key's distance takes from its score; or none.
+    const float* slopes;
     // Parts of outputs, not yet divided; of each row the maximum of its scores and the sum of their powers of two.
     float4* part_out;
     float2* part_sums;
@@ -57,6 +59,8 @@ struct Params {
     int value_blocks;
     int key_step;
     int value_step;
+    // Keys that a token sees, its own included.
+    int window;
 };
 
 // Where the walk through a ring of slots stands.
@@ -74,7 +78,7 @@ struct Ring {
 };
 
 constexpr int WARPGROUP = 128;
-constexpr float LN_2 = 0.6931471805599453f;
+constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
 constexpr int SHARED_MEMORY = 227 * 1024;
 // Of barriers, and of what else is small.
 constexpr int BARRIER_BYTES = 1536;
@@ -140,14 +144,17 @@ struct Block {
         if (block >= p.row_blocks) rows = 0;
     }
 
-    // Of row `row`: its token, and its number among the queries of the task's sequence.
+    // Of row `row`: its token (and, below, its number among the queries of the task's sequence).
     __device__ __forceinline__ int token_of(const Params& p, int row) const {
         // Exact: the fraction is at least half a group away from a whole number.
         return p.group >= 64 ? token : token + static_cast<int>((row + 0.5f) * p.group_inverse);
     }
+    // Of row `row`: its head among those of the task.
+    __device__ __forceinline__ int head_of(const Params& p, int row) const {
+        return p.group >= 64 ? head + row : row - (token_of(p, row) - token) * p.group;
+    }
     __device__ __forceinline__ int query_of(const Params& p, int row) const {
-        const int of = token_of(p, row);
-        return of * p.heads + (p.group >= 64 ? head + row : row - (of - token) * p.group);
+        return token_of(p, row) * p.heads + head_of(p, row);
     }
 };
 
