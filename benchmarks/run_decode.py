@@ -16,7 +16,7 @@ SHAPES = [(1, 4096), (8, 4096), (32, 4096), (32, 32768), (64, 4096), (128, 8192)
 PEER_SHAPES = [(1, 4096), (32, 4096), (32, 32768), (128, 8192)]
 MODEL = ("--vocab 65536 --width 2048 --layers 24 --heads 32 --shared-width 256 --head-dim 128 --query-rank 1024 "
          "--mlp-width 5632").split()
-KINDS = ["mfa", "mfa-kr", "mla", "gqa", "mha"]
+KINDS = ["mfa", "mfa-kr", "mla", "gqa", "mha", "tpa"]
 
 
 def output(command):

@@ -5,17 +5,28 @@ use keyfold_core::{CacheLayout, DType, SCALE_BLOCK};
 use keyfold_tensor::{Arena, Device, Tensor};
 
 /// Cached tokens of many sequences. Per layer a matrix with a row per token that holds all planes of the layout, side by
-/// side; page p is the rows from `p * page_size` on.
+/// side, on a GPU rounded up to 16 bytes, and so are pieces of planes that it reads one by one; page p is the rows from `p * page_size` on.
 ///
 /// Neighbouring planes are one wider matrix, so a key made of two planes (MLA's latent and rope key) is read as it lies.
 /// Who owns which page is the caller's business: see [`Chunk::pages`].
 pub struct PagedCache {
     layout: CacheLayout,
+    /// Where each plane begins, and its pieces lie.
+    places: Vec<Place>,
     layers: Vec<Tensor>,
     page_size: usize,
     pages: usize,
     /// Steps of decoding over this memory that are recorded on a GPU.
     pub(crate) recorded: Vec<Recorded>,
+}
+
+/// Where a plane lies in a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) start: usize,
+    /// Equal pieces, and columns from one to the next.
+    pub(crate) pieces: usize,
+    pub(crate) step: usize,
 }
 
 /// Tokens of one sequence that are to be computed.
@@ -59,12 +70,25 @@ impl PagedCache {
             (true, DType::Fp8) => check_blocks(config, &layout)?,
             _ => {}
         }
-        let width = layout.row_width(dtype);
+        let (places, width) = placed(config, dtype, arena.device())?;
         let rows = pages.checked_add(usize::from(on_gpu)).and_then(|pages| pages.checked_mul(page_size));
         let rows = rows.filter(|rows| rows.checked_mul(width * dtype.bytes()).is_some());
         let rows = rows.ok_or_else(|| ConfigError::value("pages", "fewer bytes than addresses", pages))?;
         let layers = (0..config.num_hidden_layers).map(|_| arena.tensor(rows, width, dtype)).collect();
-        Ok(Self { layout, layers, page_size, pages, recorded: Vec::new() })
+        Ok(Self { layout, places, layers, page_size, pages, recorded: Vec::new() })
+    }
+
+    /// Bytes that a token takes on `device`, all layers, planes stored as `dtype`.
+    ///
+    /// # Errors
+    /// When the model's design cannot be cached.
+    pub fn bytes_of_a_token(
+        config: &ModelConfig,
+        dtype: DType,
+        device: Device,
+    ) -> Result<usize, ConfigError> {
+        let (_, width) = placed(config, dtype, device)?;
+        Ok(width * config.num_hidden_layers * dtype.bytes())
     }
 
     /// Tokens of a page.
@@ -80,6 +104,11 @@ impl PagedCache {
     /// The rows of layer `index`.
     pub(crate) fn layer(&self, index: usize) -> &Tensor {
         &self.layers[index]
+    }
+
+    /// Where plane `index` lies in the rows of a layer.
+    pub(crate) fn place(&self, index: usize) -> Place {
+        self.places[index]
     }
 
     /// A page of no sequence, which a GPU's cache has behind the others: what steps of fewer sequences than were recorded
@@ -123,6 +152,25 @@ fn check_blocks(config: &ModelConfig, layout: &CacheLayout) -> Result<(), Config
         "tpa" => Err(ConfigError::value("kv_dtype", "bf16 for tpa", DType::Fp8)),
         _ => Ok(()),
     }
+}
+
+/// Where the planes of a model lie in a row, and the elements of a row.
+fn placed(config: &ModelConfig, dtype: DType, device: Device) -> Result<(Vec<Place>, usize), ConfigError> {
+    let design = config.attention.design();
+    let layout = design.cache_layout()?;
+    // The copy engine of a GPU reads what begins at multiples of 16 bytes.
+    let unit = if device == Device::Cpu { 1 } else { 16 / dtype.bytes() };
+    let (mut width, mut places) = (0usize, Vec::new());
+    for (index, plane) in layout.planes().iter().enumerate() {
+        let pieces = design.pieces(index);
+        let unit = if pieces > 1 { unit } else { 1 };
+        let (start, step) = (width.next_multiple_of(unit), (plane.width / pieces).next_multiple_of(unit));
+        places.push(Place { start, pieces, step });
+        width = start + pieces * step;
+    }
+    // Behind them, scales.
+    let width = if dtype == DType::Fp8 { layout.row_width(dtype) } else { width.next_multiple_of(unit) };
+    Ok((places, width))
 }
 
 /// Tokens of a page of one sequence's cache on a GPU, whose kernels read pages of a power of two.

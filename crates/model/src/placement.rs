@@ -1,7 +1,7 @@
 //! Where the new tokens of a batch go: their positions, and their rows of the cache.
 
-use crate::cache::{Chunk, PagedCache};
-use keyfold_core::{CacheLayout, DType};
+use crate::cache::{Chunk, PagedCache, Place};
+use keyfold_core::DType;
 use keyfold_ops::{
     append::{self, Places},
     attention::{Heads, Paged, Plans, Sequence},
@@ -87,13 +87,13 @@ impl<'a> Placement<'a> {
 /// One layer's cache while new tokens are appended to its sequences.
 pub struct CacheStep<'a> {
     rows: &'a Tensor,
-    layout: &'a CacheLayout,
+    cache: &'a PagedCache,
     placement: &'a Placement<'a>,
 }
 
 impl<'a> CacheStep<'a> {
     pub(crate) fn new(cache: &'a PagedCache, layer: usize, placement: &'a Placement<'a>) -> Self {
-        Self { rows: cache.layer(layer), layout: cache.layout(), placement }
+        Self { rows: cache.layer(layer), cache, placement }
     }
 
     /// Tokens being appended, of all sequences.
@@ -128,21 +128,34 @@ impl<'a> CacheStep<'a> {
         append::append(q, k, v, places, &mut self.planes(0, 1), values.as_mut());
     }
 
-    /// Stores the new tokens' rows of plane `index`: `values` [new, width].
+    /// Stores the new tokens' rows of plane `index`, whose pieces are packed in `values` [new, width].
     pub(crate) fn write(&self, index: usize, values: &Tensor) {
-        let scales = self.scales();
-        append::write(values, &self.placement.inputs.rows, &mut self.planes(index, 1), scales.as_ref());
+        let Place { start, pieces, step } = self.cache.place(index);
+        // At once where no gaps are between them.
+        let pieces = if pieces * step == values.cols() { 1 } else { pieces };
+        let (rows, scales) = (&self.placement.inputs.rows, self.scales());
+        for piece in 0..pieces {
+            let width = values.cols() / pieces;
+            let mut to = self.rows.columns(start + piece * step, width);
+            append::write(&values.columns(piece * width, width), rows, &mut to, scales.as_ref());
+        }
     }
 
     /// The scales of the rows of a cache in 8 bits.
     pub(crate) fn scales(&self) -> Option<Tensor> {
-        let elements = self.layout.elements_per_token();
+        let elements = self.cache.layout().elements_per_token();
         (self.rows.dtype() == DType::Fp8).then(|| self.rows.columns(elements, self.rows.cols() - elements))
     }
 
-    /// The rows of `count` neighbouring planes from `index` on, of all pages.
+    /// The rows of `count` neighbouring planes from `index` on, of all pages: planes of one piece.
     pub(crate) fn planes(&self, index: usize, count: usize) -> Tensor {
-        let width = |range: std::ops::Range<usize>| self.layout.planes()[range].iter().map(|p| p.width).sum();
-        self.rows.columns(width(0..index), width(index..index + count))
+        let planes = &self.cache.layout().planes()[index..index + count];
+        self.rows.columns(self.cache.place(index).start, planes.iter().map(|plane| plane.width).sum())
+    }
+
+    /// The rows of plane `index` with all of its pieces, of all pages; columns from one piece to the next.
+    pub(crate) fn pieces(&self, index: usize) -> (Tensor, usize) {
+        let Place { start, pieces, step } = self.cache.place(index);
+        (self.rows.columns(start, pieces * step), step)
     }
 }

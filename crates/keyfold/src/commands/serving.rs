@@ -5,7 +5,7 @@ use crate::model_dir::{ModelDir, generation};
 use anyhow::Context;
 use keyfold_core::units;
 use keyfold_engine::{EngineConfig, Lookup, pages};
-use keyfold_model::{Decoder, ModelConfig};
+use keyfold_model::{Decoder, ModelConfig, PagedCache};
 use keyfold_runner::ModelRunner;
 use keyfold_server::{CacheFacts, Defaults, Limits, Model, Service};
 use keyfold_tensor::Device;
@@ -127,7 +127,7 @@ impl ServingArgs {
     fn facts(&self, config: &ModelConfig, device: Device) -> anyhow::Result<CacheFacts> {
         let (design, dtype) = (config.attention.design(), self.storage.kv_dtype(device));
         let layers = config.num_hidden_layers;
-        let own = pages::bytes_per_token(&design.cache_layout()?, layers, dtype);
+        let own = PagedCache::bytes_of_a_token(config, dtype, device)?;
         // Keys and values of as many heads, each as wide as the rank that these heads have.
         let mha = 2 * design.capacity().total_effective_rank() * layers * dtype.bytes();
         Ok(CacheFacts {

@@ -42,6 +42,11 @@ pub trait Design {
     /// What one layer stores per token.
     fn cache_layout(&self) -> Result<CacheLayout, ConfigError>;
 
+    /// Equal pieces of plane `plane` that attention reads one by one.
+    fn pieces(&self, _plane: usize) -> usize {
+        1
+    }
+
     /// Capacity of one layer (arXiv 2412.19255, table 1).
     fn capacity(&self) -> Capacity;
 

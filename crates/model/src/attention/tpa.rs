@@ -126,6 +126,10 @@ impl Design for TpaConfig {
         ])?)
     }
 
+    fn pieces(&self, plane: usize) -> usize {
+        if plane < 2 { self.key_rank } else { self.value_rank }
+    }
+
     /// The paper of MFA does not rate TPA: heads of rank d that read from R_K rows of width d.
     fn capacity(&self) -> Capacity {
         let shared_latent_dim = self.key_rank * self.head_dim;
@@ -221,14 +225,17 @@ impl CachedAttention for Module {
         }
         let q = tape.tpa(&a_q, &b_q, sizes.heads, sizes.query_rank);
         let mixed = tape.activations(step.new_tokens(), sizes.heads * sizes.head_dim);
-        let [a_k, b_k, a_v, b_v] = [0, 1, 2, 3].map(|plane| step.planes(plane, 1));
+        let planes = [0, 1, 2, 3].map(|plane| step.pieces(plane));
+        let [a_k, b_k, a_v, b_v] = [0, 1, 2, 3].map(|plane: usize| {
+            let (tensor, stride) = &planes[plane];
+            let width = if plane.is_multiple_of(2) { sizes.heads } else { sizes.head_dim };
+            Heads { tensor, count: sizes.pieces(plane), width, stride: *stride }
+        });
         let cached = TpaCached {
-            a_k: &a_k,
-            b_k: &b_k,
-            a_v: &a_v,
-            b_v: &b_v,
-            key_rank: sizes.key_rank,
-            value_rank: sizes.value_rank,
+            a_k,
+            b_k,
+            a_v,
+            b_v,
             paged: step.paged(),
             scale: self.args.scale,
             alibi: self.args.alibi.as_deref(),

@@ -134,9 +134,19 @@ fn check(twins: &mut Twins<'_>, form: Form, tokens: &[(usize, usize)], page: usi
 
 pub(super) fn tpa(twins: &mut Twins<'_>) {
     for tokens in BATCHES {
-        for (heads, width, key_rank, value_rank) in [(8, 64, 2, 2), (3, 16, 1, 3)] {
+        for (heads, width, key_rank, value_rank, slopes) in [
+            (8, 64, 2, 2, false),
+            (3, 16, 1, 3, false),
+            (91, 128, 2, 2, false),
+            (12, 64, 4, 4, true),
+            (16, 128, 1, 1, true),
+            (6, 32, 3, 3, true),
+        ] {
             let (page, batch) = (16, Batch::new(tokens, 16));
-            let widths = [key_rank * heads, key_rank * width, value_rank * heads, value_rank * width];
+            let (ranks, step) = ([key_rank, value_rank], usize::next_multiple_of(heads, 8));
+            let widths = [key_rank * width, value_rank * width, key_rank * step, value_rank * step];
+            let slopes: Option<Vec<f32>> =
+                slopes.then(|| (1..=heads).map(|head| (-8.0 * head as f32 / heads as f32).exp2()).collect());
             let cache = batch.cache(twins, page, widths.iter().sum());
             let new = batch.new_tokens();
             let q = twins.random(new, heads * width, DType::Bf16, Gaps::None);
@@ -146,25 +156,32 @@ pub(super) fn tpa(twins: &mut Twins<'_>) {
                 [(&cache.host, &q.host, &mut out.host), (&cache.device, &q.device, &mut out.device)]
             {
                 let mut start = 0;
-                let [a_k, b_k, a_v, b_v] = widths.map(|width| {
+                let [b_k, b_v, a_k, a_v] = widths.map(|width| {
                     start += width;
                     cache.columns(start - width, width)
                 });
+                let [a_k, a_v] = [(&a_k, key_rank), (&a_v, value_rank)].map(|(tensor, count)| Heads {
+                    tensor,
+                    count,
+                    width: heads,
+                    stride: step,
+                });
                 let layer = TpaCached {
-                    a_k: &a_k,
-                    b_k: &b_k,
-                    a_v: &a_v,
-                    b_v: &b_v,
-                    key_rank,
-                    value_rank,
+                    a_k,
+                    b_k: Heads::packed(&b_k, ranks[0]),
+                    a_v,
+                    b_v: Heads::packed(&b_v, ranks[1]),
                     paged: Paged { page_size: page, sequences: &sequences, plans: &Plans::default() },
                     scale: (width as f32).powf(-0.5),
-                    alibi: None,
+                    alibi: slopes.as_deref(),
                 };
                 attention::tpa_cached(Heads::packed(q, heads), &layer, Heads::packed(out, heads));
             }
             twins.compare(
-                format!("{heads} x {width}, ranks {key_rank}/{value_rank}, {tokens:?}"),
+                format!(
+                    "{heads} x {width}, ranks {key_rank}/{value_rank}, slopes {}, {tokens:?}",
+                    slopes.is_some()
+                ),
                 &out,
                 2.0 * LIMIT,
             );

@@ -33,6 +33,7 @@ fn shape([heads, kv_heads, width, value_width]: Sizes, page: usize, tokens: usiz
         page,
         tokens,
         window: None,
+        factors: None,
     }
 }
 
@@ -115,6 +116,24 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     check(twins, eight_bits(windowed(64, rotated(shape(mfa, 64, 1)))), &LONG);
     check_with(twins, rotated(shape(mfa, 64, 1)), &LONG, true);
     check_with(twins, shared(shape([128, 1, 576, 512], 32, 1)), &SHORT, true);
+    for rank in [1, 2, 4] {
+        let factors = |heads, width, page, tokens| Shape {
+            factors: Some(rank),
+            ..shape([heads, 1, width, width], page, tokens)
+        };
+        check(twins, factors(91, 128, 64, 1), &LONG);
+        check(twins, factors(16, 64, 16, 1), &LONG);
+        check(twins, factors(5, 48, 128, 1), &LONG);
+        check(twins, factors(64, 128, 32, 2), &SHORT);
+        check(twins, factors(130, 64, 64, 3), &SHORT);
+        check(twins, factors(16, 128, 16, 4), &SHORT);
+        check(twins, factors(12, 96, 32, 3), &SHORT);
+        check(twins, factors(24, 64, 64, 2), &SHORT);
+        check(twins, windowed(100, factors(24, 64, 64, 2)), &SHORT);
+        check_with(twins, factors(91, 128, 64, 1), &LONG, true);
+        check_with(twins, factors(24, 64, 32, 2), &SHORT, true);
+    }
+    check(twins, Shape { factors: Some(2), ..shape([8, 1, 64, 64], 64, 1) }, &[300; 300]);
 }
 
 /// The rows `filled` of `values` in 8 bits among rows of NaN, on both devices.
@@ -142,20 +161,25 @@ fn check(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32]) {
 }
 
 fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool) {
-    let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window } = shape;
+    let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window, factors } =
+        shape;
     let what = format!(
-        "{heads}/{kv_heads} heads x {width}/{value_width}{}{}{}{}{}, {} sequences, pages of {page}, {tokens} tokens",
+        "{heads}/{kv_heads} heads x {width}/{value_width}{}{}{}{}{}{}, {} sequences, pages of {page}, {tokens} tokens",
         if shared { ", shared" } else { "" },
         if rotate { ", rotated" } else { "" },
         if fp8 { ", fp8" } else { "" },
         window.map_or_else(String::new, |window| format!(", window of {window}")),
         if slopes { ", slopes" } else { "" },
+        factors.map_or_else(String::new, |rank| format!(", {rank} terms")),
         lengths.len(),
     );
     let needed = |length: &u32| (*length as usize).div_ceil(page);
     let most = lengths.iter().map(needed).max().unwrap_or(0) + 1;
     let pages = lengths.iter().map(needed).sum::<usize>() + 3;
-    let cols = kv_heads * (width + if shared { 0 } else { value_width });
+    let (rank, count) = (factors.unwrap_or(0), factors.unwrap_or(kv_heads));
+    let [k_cols, v_cols] = [count * width, if shared { 0 } else { count * value_width }];
+    let step = heads.next_multiple_of(8);
+    let cols = k_cols + v_cols + 2 * rank * step;
     // Pages dealt from the end, every other one first; entries that are not used are no pages.
     let mut free: Vec<u32> = (0..pages as u32).rev().filter(|page| page % 2 == 0).collect();
     free.extend((0..pages as u32).filter(|page| page % 2 == 1));
@@ -196,16 +220,19 @@ fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool
         let mut out = twins.empty(rows, heads * value_width, dtype, Gaps::None);
         let mut lse = twins.empty(rows, heads, DType::F32, Gaps::None);
         let run = |rows: &Tensor, q: &Tensor, alibi: Option<&Tensor>, out: &mut Tensor, lse: &mut Tensor| {
-            let k = rows.columns(0, kv_heads * width);
-            let v = (!shared).then(|| rows.columns(kv_heads * width, kv_heads * value_width));
+            let k = rows.columns(0, k_cols);
+            let v = (!shared).then(|| rows.columns(k_cols, v_cols));
+            let a = [0, 1].map(|at| rows.columns(k_cols + v_cols + at * rank * step, rank * step));
             let scales = fp8.then(|| rows.columns(cols, rows.cols() - cols));
-            let head = |tensor, width| Heads { tensor, count: kv_heads, width, stride: width };
+            let factor = |tensor| Heads { tensor, count, width: heads, stride: step };
+            let head = |tensor, width| Heads { tensor, count, width, stride: width };
             let cache = Cache {
                 k: head(&k, width),
                 v: v.as_ref().map(|v| head(v, value_width)),
                 scales: scales.as_ref(),
                 scale: (width as f32).powf(-0.5),
                 rotate,
+                factors: factors.map(|_| a.each_ref().map(factor)),
                 alibi,
             };
             let arena = Arena::on(q.device()).unwrap_or_else(|error| error.raise());

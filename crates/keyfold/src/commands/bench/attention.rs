@@ -31,6 +31,10 @@ enum Variant {
     Mla,
     /// 32 heads of 128 channels on 8.
     Gqa,
+    /// As MFA, of which a token sees the last 1,024 keys.
+    MfaWindow,
+    /// 91 heads of 128 channels, keys and values of two terms each: as many parameters as MFA with 32 heads.
+    Tpa,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -90,7 +94,8 @@ struct Row {
 }
 
 impl Variant {
-    const ALL: [Self; 5] = [Self::Mfa, Self::MfaKr, Self::MfaKrRotate, Self::Mla, Self::Gqa];
+    const ALL: [Self; 7] =
+        [Self::Mfa, Self::MfaKr, Self::MfaKrRotate, Self::Mla, Self::Gqa, Self::MfaWindow, Self::Tpa];
 
     fn shape(self, page: usize, tokens: usize) -> Shape {
         let mfa = Shape {
@@ -104,6 +109,7 @@ impl Variant {
             page,
             tokens,
             window: None,
+            factors: None,
         };
         match self {
             Self::Mfa => mfa,
@@ -111,6 +117,8 @@ impl Variant {
             Self::MfaKrRotate => Shape { shared: true, rotate: true, ..mfa },
             Self::Mla => Shape { width: 576, value_width: 512, shared: true, ..mfa },
             Self::Gqa => Shape { heads: 32, kv_heads: 8, width: 128, value_width: 128, ..mfa },
+            Self::MfaWindow => Shape { window: Some(1024), ..mfa },
+            Self::Tpa => Shape { heads: 91, width: 128, value_width: 128, factors: Some(2), ..mfa },
         }
     }
 
@@ -121,6 +129,8 @@ impl Variant {
             Self::MfaKr | Self::MfaKrRotate => &[(64, 8192), (64, 32768)],
             Self::Mla => &[(1, 32768), (64, 4096), (64, 8192)],
             Self::Gqa => &[(16, 8192)],
+            Self::MfaWindow => &[(64, 8192)],
+            Self::Tpa => &[(1, 32768), (64, 8192)],
         }
     }
 }
@@ -147,8 +157,12 @@ struct Measured {
 impl Bench {
     /// Seconds of a step, and of the training forward pass on the same prompts if that is what it is.
     fn attention(&self, shape: Shape, batch: usize, context: usize) -> anyhow::Result<Measured> {
-        let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, .. } = shape;
-        let cols = kv_heads * (width + if shared { 0 } else { value_width });
+        let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window, factors } =
+            shape;
+        let (rank, count) = (factors.unwrap_or(0), factors.unwrap_or(kv_heads));
+        let [k_cols, v_cols] = [count * width, if shared { 0 } else { count * value_width }];
+        let step = heads.next_multiple_of(8);
+        let cols = k_cols + v_cols + 2 * rank * step;
         let needed = context.div_ceil(page);
         let slots = batch * needed * page;
         let layout = CacheLayout::new([Plane { name: "rows", width: cols }])?;
@@ -169,10 +183,10 @@ impl Bench {
         // Keys, values and scales of the call's cache.
         let planes = |call: usize| {
             let cache = &caches[call % caches.len()];
-            let k = cache.columns(0, kv_heads * width);
+            let k = cache.columns(0, k_cols);
             let v = match shared {
-                true => k.columns(0, kv_heads * value_width),
-                false => cache.columns(kv_heads * width, kv_heads * value_width),
+                true => k.columns(0, count * value_width),
+                false => cache.columns(k_cols, v_cols),
             };
             (k, v, fp8.then(|| cache.columns(cols, row_bytes - cols)))
         };
@@ -180,10 +194,18 @@ impl Bench {
             let work = Batch::new(self.0.arena(), shape, &vec![context as u32; batch], &tables);
             self.0.time(|call| {
                 let (k, v, scales) = planes(call);
-                let v = (!shared).then(|| heads_of(&v, kv_heads, value_width));
-                let k = heads_of(&k, kv_heads, width);
-                let cache =
-                    Cache { k, v, scales: scales.as_ref(), scale, rotate: table.as_ref(), alibi: None };
+                let cache = &caches[call % caches.len()];
+                let a = [0, 1].map(|at| cache.columns(k_cols + v_cols + at * rank * step, rank * step));
+                let factor = |tensor| Heads { tensor, count, width: heads, stride: step };
+                let cache = Cache {
+                    k: heads_of(&k, count, width),
+                    v: (!shared).then(|| heads_of(&v, count, value_width)),
+                    scales: scales.as_ref(),
+                    scale,
+                    rotate: table.as_ref(),
+                    factors: factors.map(|_| a.each_ref().map(factor)),
+                    alibi: None,
+                };
                 attend(&q, &cache, &work, &mut out, Some(&mut lse));
             })
         } else {
@@ -199,14 +221,14 @@ impl Bench {
                     scales: scales.as_ref(),
                     scale,
                     alibi: None,
-                    window: None,
+                    window,
                     rotate: table.as_ref(),
                 };
                 cached(heads_of(&q, heads, width), &cache, heads_of(&out, heads, value_width));
             })
         };
-        let whole = tokens > MAX_TOKENS && tokens == context && !fp8 && context.is_multiple_of(page);
-        let contiguous = (whole && width <= WIDEST).then(|| {
+        let whole = tokens > MAX_TOKENS && tokens == context && !fp8 && window.is_none();
+        let contiguous = (whole && width <= WIDEST && context.is_multiple_of(page)).then(|| {
             let shape = attention::Shape { batch, seq: tokens, scale, alibi: None, doc_starts: None };
             let mut lse = self.0.arena().tensor(batch * heads, tokens, DType::F32);
             self.0.time(|call| {
@@ -217,12 +239,16 @@ impl Bench {
             })
         });
         // Each of the new tokens sees those before it and itself.
-        let seen = batch as f64 * tokens as f64 * (context as f64 - (tokens as f64 - 1.0) / 2.0);
+        let reach = window.map_or(context, |window| context.min(window)) as f64;
+        let seen = match window {
+            Some(_) => (batch * tokens) as f64 * reach,
+            None => (batch * tokens) as f64 * (reach - (tokens as f64 - 1.0) / 2.0),
+        };
         Ok(Measured {
             seconds,
             contiguous,
-            bytes: (batch * context * row_bytes) as f64,
-            flops: 2.0 * seen * (heads * (width + value_width)) as f64,
+            bytes: batch as f64 * reach * row_bytes as f64,
+            flops: 2.0 * seen * (heads * (width + value_width) * rank.max(1)) as f64,
         })
     }
 
@@ -258,7 +284,8 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         for (batch, context) in asked.as_ref().map_or(variant.usual(), |asked| asked) {
             let fp8 = args.kv_dtype == KvDtype::Fp8;
             let shape = Shape { fp8, ..variant.shape(args.page, args.tokens) };
-            if *context < args.tokens {
+            // Prompts of factors are multiplied out, and there are no factors in 8 bits.
+            if *context < args.tokens || (shape.factors.is_some() && (fp8 || args.tokens > MAX_TOKENS)) {
                 continue;
             }
             let Measured { seconds, contiguous, bytes, flops } = bench.attention(shape, *batch, *context)?;

@@ -197,8 +197,7 @@ impl<'a> Bench<'a> {
         let decoder = Decoder::new(config, weights)?;
         let load_ms = opened + 1e3 * start.elapsed().as_secs_f64();
         let kv_dtype = storage.kv_dtype(self.device);
-        let layout = config.attention.design().cache_layout()?;
-        let bytes_per_token = layout.bytes_per_token(kv_dtype) * config.num_hidden_layers;
+        let bytes_per_token = PagedCache::bytes_of_a_token(config, kv_dtype, self.device)?;
         let batch = self.batch(bytes_per_token)?;
         let (page_size, needed) = match self.device {
             Device::Cpu => (self.positions, 1),
@@ -213,7 +212,7 @@ impl<'a> Bench<'a> {
         let mut first = vec![0; batch];
         match &self.ceilings {
             Some((ceilings, _)) if self.args.skip_prompt => {
-                let elements = layout.elements_per_token();
+                let elements = cache.layout().elements_per_token();
                 cache.layers().for_each(|layer| match kv_dtype {
                     DType::Fp8 => ceilings.fill_rows(layer, elements),
                     _ => ceilings.fill(layer, 1.0),

@@ -1,7 +1,7 @@
 //! Attention over a cache on a GPU.
 //!
 //! A few new tokens a sequence read pages in place ([`paged`]). Prompts, and all tokens on GPUs before Hopper, have their sequence's rows gathered first and go through the forward pass of training: reading the
-//! cache once more is little beside the products of a prompt. TPA's factors are multiplied out for it.
+//! cache once more is little beside the products of a prompt. There TPA's factors are multiplied out.
 
 use super::{
     Cached, Paged, Sequence, TpaCached,
@@ -41,7 +41,18 @@ pub(super) fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
         let (q_rows, out_rows) = (q.tensor.row_range(first, rows), out.tensor.row_range(first, rows));
         let (q, out) = (Heads { tensor: &q_rows, ..q }, Heads { tensor: &out_rows, ..out });
         match in_place.filter(|_| few(&run[0])) {
-            Some(shape) => pages(gpu, &mut plans, shape, first, run, q, cache, out),
+            Some(shape) => {
+                let layer = paged::Cache {
+                    k: cache.k,
+                    v: (!shape.shared).then_some(cache.v),
+                    scales: cache.scales,
+                    scale: cache.scale,
+                    rotate: cache.rotate,
+                    factors: None,
+                    alibi: None,
+                };
+                pages(gpu, &mut plans, (shape, layer), cache.alibi, first, run, q, out);
+            }
             None => gathered(gpu, &mut plans, first, &run[0], q, cache, out),
         }
         first += rows;
@@ -63,22 +74,23 @@ fn paged_shape(gpu: &Gpu, q: Heads<'_>, cache: &Cached<'_>) -> Option<paged::Sha
         page: paged.page_size,
         tokens: 1,
         window: *window,
+        factors: None,
     };
     let strides = [q.tensor.stride(), k.tensor.stride(), v.tensor.stride()];
     let aligned = [q.tensor, k.tensor, v.tensor].iter().all(|tensor| tensor.address().is_multiple_of(16));
     (cache.scale > 0.0 && aligned && paged::cuda::serves(gpu, &shape, &strides)).then_some(shape)
 }
 
-/// The sequences `run`, whose first query is that of row `first`, over their pages.
+/// The sequences `run`, whose first query is that of row `first`, over their pages; `layer` has no slopes yet.
 #[allow(clippy::too_many_arguments)]
 fn pages(
     gpu: &Gpu,
     plans: &mut Inner,
-    shape: paged::Shape,
+    (shape, layer): (paged::Shape, paged::Cache<'_>),
+    alibi: Option<&[f32]>,
     first: usize,
     run: &[Sequence<'_>],
     q: Heads<'_>,
-    cache: &Cached<'_>,
     out: Heads<'_>,
 ) {
     let new = run[0].new;
@@ -93,15 +105,8 @@ fn pages(
         plans.batches.push((shape, first, paged::Batch::new(&arena(gpu), shape, &lengths, &tables)));
         plans.batches.len() - 1
     });
-    let alibi = cache.alibi.map(|slopes| slopes_of(gpu, plans, slopes));
-    let layer = paged::Cache {
-        k: cache.k,
-        v: (!shape.shared).then_some(cache.v),
-        scales: cache.scales,
-        scale: cache.scale,
-        rotate: cache.rotate,
-        alibi: alibi.as_ref(),
-    };
+    let alibi = alibi.map(|slopes| slopes_of(gpu, plans, slopes));
+    let layer = paged::Cache { alibi: alibi.as_ref(), ..layer };
     paged::attend(q.tensor, &layer, &plans.batches[at].2, &mut out.tensor.clone(), None);
 }
 
@@ -163,24 +168,85 @@ fn gathered(
 /// See [`super::tpa_cached`].
 pub(super) fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
     let gpu = gpu_of(q.tensor);
+    let in_place = factors_shape(gpu, q, cache);
+    let few = |sequence: &Sequence<'_>| in_place.is_some() && sequence.new <= FEW;
     let mut plans = cache.paged.plans.lock();
     let mut first = 0;
-    for sequence in cache.paged.sequences {
-        let at = rows_of(gpu, &mut plans, first, sequence, cache.paged);
-        let combined = |a: &Tensor, b: &Tensor| {
-            let mut product = arena(gpu).tensor(at.len(), q.count * q.width, DType::Bf16);
-            tpa::combine(&gather(gpu, at, a, None), &gather(gpu, at, b, None), q.count, &mut product);
-            product
-        };
-        let (keys, values) = (combined(cache.a_k, cache.b_k), combined(cache.a_v, cache.b_v));
-        let (q_rows, out_rows) =
-            (q.tensor.row_range(first, sequence.new), out.tensor.row_range(first, sequence.new));
-        let scores = Scores { scale: cache.scale, alibi: cache.alibi, window: None };
+    for run in cache.paged.sequences.chunk_by(|a, b| few(a) && few(b)) {
+        let rows = run.iter().map(|sequence| sequence.new).sum();
+        let (q_rows, out_rows) = (q.tensor.row_range(first, rows), out.tensor.row_range(first, rows));
         let (q, out) = (Heads { tensor: &q_rows, ..q }, Heads { tensor: &out_rows, ..out });
-        let [keys, values] = [&keys, &values].map(|tensor| Heads::packed(tensor, q.count));
-        attend(gpu, sequence, q, keys, values, scores, out);
-        first += sequence.new;
+        match in_place.filter(|_| few(&run[0])) {
+            Some(shape) => {
+                let layer = paged::Cache {
+                    k: cache.b_k,
+                    v: Some(cache.b_v),
+                    scales: None,
+                    scale: cache.scale,
+                    rotate: None,
+                    factors: Some([cache.a_k, cache.a_v]),
+                    alibi: None,
+                };
+                pages(gpu, &mut plans, (shape, layer), cache.alibi, first, run, q, out);
+            }
+            None => multiplied(gpu, &mut plans, first, &run[0], q, cache, out),
+        }
+        first += rows;
     }
+}
+
+/// As `paged_shape`, for factors.
+fn factors_shape(gpu: &Gpu, q: Heads<'_>, cache: &TpaCached<'_>) -> Option<paged::Shape> {
+    let TpaCached { a_k, b_k, a_v, b_v, paged, .. } = *cache;
+    let shape = paged::Shape {
+        heads: q.count,
+        kv_heads: 1,
+        width: q.width,
+        value_width: q.width,
+        shared: false,
+        rotate: false,
+        fp8: false,
+        page: paged.page_size,
+        tokens: 1,
+        window: None,
+        factors: Some(b_k.count),
+    };
+    let terms = [a_k, b_k, a_v, b_v];
+    let strides: Vec<usize> =
+        terms.iter().flat_map(|t| [t.tensor.stride(), t.stride]).chain([q.tensor.stride()]).collect();
+    let aligned = terms.iter().map(|t| t.tensor).chain([q.tensor]).all(|t| t.address().is_multiple_of(16));
+    let fits = b_k.count == b_v.count && cache.scale > 0.0 && aligned;
+    (fits && paged::cuda::serves(gpu, &shape, &strides)).then_some(shape)
+}
+
+/// One sequence, whose first query is that of row `first`, over keys and values that are formed from its factors.
+fn multiplied(
+    gpu: &Gpu,
+    plans: &mut Inner,
+    first: usize,
+    sequence: &Sequence<'_>,
+    q: Heads<'_>,
+    cache: &TpaCached<'_>,
+    out: Heads<'_>,
+) {
+    let at = rows_of(gpu, plans, first, sequence, cache.paged);
+    let packed = |Heads { tensor, count, width, stride }: Heads<'_>| {
+        let rows = arena(gpu).tensor(at.len(), count * width, DType::Bf16);
+        for term in 0..count {
+            let from = tensor.columns(term * stride, width);
+            embedding::gather(at, &from, &mut rows.columns(term * width, width));
+        }
+        rows
+    };
+    let combined = |a: Heads<'_>, b: Heads<'_>| {
+        let mut product = arena(gpu).tensor(at.len(), q.count * q.width, DType::Bf16);
+        tpa::combine(&packed(a), &packed(b), q.count, &mut product);
+        product
+    };
+    let (keys, values) = (combined(cache.a_k, cache.b_k), combined(cache.a_v, cache.b_v));
+    let scores = Scores { scale: cache.scale, alibi: cache.alibi, window: None };
+    let [keys, values] = [&keys, &values].map(|tensor| Heads::packed(tensor, q.count));
+    attend(gpu, sequence, q, keys, values, scores, out);
 }
 
 /// Rows of the cache that hold the tokens of `sequence`, whose first query is that of row `first`.

@@ -86,18 +86,14 @@ impl Paged<'_> {
 /// The key of head h is `1/key_rank * sum_r a_k[r, h] * b_k[r]`, its value likewise.
 #[derive(Clone, Copy, Debug)]
 pub struct TpaCached<'a> {
-    /// `[rows, key_rank * heads]`, f32 or bf16, a row per token in the order of the pages.
-    pub a_k: &'a Tensor,
-    /// `[rows, key_rank * width]`, already rotated.
-    pub b_k: &'a Tensor,
-    /// `[rows, value_rank * heads]`.
-    pub a_v: &'a Tensor,
-    /// `[rows, value_rank * width]`.
-    pub b_v: &'a Tensor,
-    /// Terms of a key.
-    pub key_rank: usize,
-    /// Terms of a value.
-    pub value_rank: usize,
+    /// As many "heads" as a key has terms, a column per query head each; f32 or bf16, a row per token in the order of the pages.
+    pub a_k: Heads<'a>,
+    /// The rows of these terms, already rotated.
+    pub b_k: Heads<'a>,
+    /// As `a_k`, of values.
+    pub a_v: Heads<'a>,
+    /// As `b_k`, of values.
+    pub b_v: Heads<'a>,
     /// Which rows are whose.
     pub paged: Paged<'a>,
     /// Factor on the dot products of queries and keys.
@@ -147,7 +143,9 @@ pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
     by_device!(q.tensor, cpu::cached(Arch::new(), on_tiles, q, cache, out), cuda::cached(q, cache, out));
 }
 
-/// As [`cached`], over factors instead of keys and values, which are never materialised.
+/// As [`cached`], over factors instead of keys and values, which are never materialised. On a GPU that holds for a few new tokens
+/// a sequence on Hopper, with heads of up to 128 channels and 1, 2 or 4 terms each for keys and values, all of which begin at
+/// multiples of 16 bytes; otherwise they are, every step.
 ///
 /// # Shapes
 /// `q` and `out` new x (m heads of d), f32 (on a GPU all bf16), `q` rotated already; the cache as in [`TpaCached`].
@@ -156,22 +154,22 @@ pub fn cached(q: Heads<'_>, cache: &Cached<'_>, out: Heads<'_>) {
 /// On shapes other than these, pages that are not in the cache or too few for a sequence, or element types that differ
 /// between the factors.
 pub fn tpa_cached(q: Heads<'_>, cache: &TpaCached<'_>, out: Heads<'_>) {
-    let (new, rows) = (q.tensor.rows(), cache.a_k.rows());
+    let (new, rows) = (q.tensor.rows(), cache.a_k.tensor.rows());
     q.check("q", new, (q.count, q.width));
     out.check("out", new, (q.count, q.width));
     check_f32(&[("q", q.tensor), ("out", out.tensor)]);
     check_groups(q.count, q.count, cache.alibi);
     cache.paged.check(new, rows);
-    let (keys, values) = (cache.key_rank, cache.value_rank);
-    assert!(keys > 0 && values > 0, "tensor-product attention of rank {keys} for keys, {values} for values");
-    for (name, tensor, cols) in [
-        ("a_k", cache.a_k, keys * q.count),
-        ("b_k", cache.b_k, keys * q.width),
-        ("a_v", cache.a_v, values * q.count),
-        ("b_v", cache.b_v, values * q.width),
+    let (keys, values) = (cache.b_k.count, cache.b_v.count);
+    for (name, terms, like) in [
+        ("a_k", cache.a_k, (keys, q.count)),
+        ("b_k", cache.b_k, (keys, q.width)),
+        ("a_v", cache.a_v, (values, q.count)),
+        ("b_v", cache.b_v, (values, q.width)),
     ] {
-        assert_eq!((tensor.rows(), tensor.cols()), (rows, cols), "tensor-product attention: shape of {name}");
-        assert_eq!(tensor.dtype(), cache.a_k.dtype(), "tensor-product attention: element type of {name}");
+        terms.check(name, rows, like);
+        let found = terms.tensor.dtype();
+        assert_eq!(found, cache.a_k.tensor.dtype(), "tensor-product attention: element type of {name}");
     }
     if new == 0 {
         return;

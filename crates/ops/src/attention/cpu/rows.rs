@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{attention::Heads, simd::prefetch};
 use keyfold_core::DType;
-use keyfold_tensor::{Tensor, bf16};
+use keyfold_tensor::bf16;
 use std::ops::Range;
 
 #[derive(Clone, Copy)]
@@ -42,12 +42,6 @@ impl HeadRows {
             }
         };
         Self { place, stride: tensor.stride(), width: heads.width }
-    }
-
-    /// `width` columns of `tensor` from column `start`.
-    pub(super) fn of_columns(tensor: &Tensor, start: usize, width: usize) -> Self {
-        let columns = tensor.columns(start, width);
-        Self::new(&Heads::packed(&columns, 1), 0, 0)
     }
 
     /// Address of an f32 `row`.

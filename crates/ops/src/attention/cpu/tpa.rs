@@ -16,7 +16,6 @@ use super::{
     transpose::transpose,
 };
 use crate::attention::{Heads, TpaCached};
-use keyfold_tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use std::{f32::consts::LOG2_E, ops::Range};
 
@@ -28,25 +27,23 @@ pub(in crate::attention) fn tpa_cached(arch: Arch, q: Heads<'_>, cache: &TpaCach
         heads,
         kv_heads: 1,
         column: 2 * width,
-        work: width * (cache.key_rank + cache.value_rank),
+        work: width * (cache.b_k.count + cache.b_v.count),
         window: None,
         slopes: slopes.as_deref(),
     };
     Schedule::new(common, cache.paged).run(width, out, |task, finish| {
-        let terms = |factor: &Tensor, rank: usize, width: usize| -> Vec<PagedRows<'_>> {
-            let rows = |term| HeadRows::of_columns(factor, term * width, width);
-            (0..rank).map(|term| PagedRows::new(rows(term), cache.paged.page_size, task.pages)).collect()
+        let terms = |factor: &Heads<'_>| -> Vec<PagedRows<'_>> {
+            let rows = |term| HeadRows::new(factor, term, 0);
+            (0..factor.count)
+                .map(|term| PagedRows::new(rows(term), cache.paged.page_size, task.pages))
+                .collect()
         };
-        let factors = |a: &Tensor, b: &Tensor, rank: usize| Factors {
-            rank,
-            a: terms(a, rank, heads),
-            b: terms(b, rank, width),
-        };
+        let factors = |a: &Heads<'_>, b: &Heads<'_>| Factors { rank: b.count, a: terms(a), b: terms(b) };
         arch.dispatch(Attend {
             q,
             first: task.first,
-            keys: factors(cache.a_k, cache.b_k, cache.key_rank),
-            values: factors(cache.a_v, cache.b_v, cache.value_rank),
+            keys: factors(&cache.a_k, &cache.b_k),
+            values: factors(&cache.a_v, &cache.b_v),
             scale: cache.scale,
             view: task.view,
             chunk: &task.chunk,

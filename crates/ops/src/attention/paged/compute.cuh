@@ -24,6 +24,32 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     float o[WIDTH / 2], s[SCORES], m[2], l[2], shrink[2], slopes[2];
     uint32_t weights[S::KEYS / 16][4];
 
+    const int tile_keys = this->tile_keys();
+    // Where this lane finds the factors of 16 rows of a tile, for `load_turned`.
+    auto factors_at = [&](uint32_t factors, int from) {
+        const int at = from + lane / 16 * 8 + lane % 8, unit = thread / 32 * 2 + lane / 8 % 2;
+        const int heads = p.group >= 64 ? unit : unit * 8 % p.group / 8;
+        return factors + at * ROW_BYTES + ((heads ^ (at & 7)) << 4);
+    };
+    // Scores of terms to scores of keys: each of a key's columns has its sum.
+    auto sum_terms = [&](uint32_t factors) {
+#pragma unroll
+        for (int from = 0; from < S::KEYS; from += 16) {
+            uint32_t a[4];
+            load_turned(a, factors_at(factors, from));
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int j = from / 2 + 2 * i;
+                s[j] *= low_half(a[i]), s[j + 1] *= high_half(a[i]);
+                if (p.rank_shift > 0) s[j] = s[j + 1] = s[j] + s[j + 1];
+            }
+        }
+        if (p.rank_shift == 2) {
+#pragma unroll
+            for (int j = 0; j < SCORES; j += 2) s[j] = s[j + 1] = s[j] + __shfl_xor_sync(~0u, s[j], 1);
+        }
+        __syncwarp();
+    };
     // Starts S = Q K^T of the next tile.
     auto start_scores = [&] {
         Factor k;
@@ -48,6 +74,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     // Scores are there: as far as they go, the tile is no longer needed.
     auto end_scores = [&] {
         pin(s);
+        if constexpr (S::FACTORS) sum_terms(tile(keys.slot) + S::D_COLUMNS * S::COLUMN_BYTES);
         if constexpr (S::ROTATE) {
             if (lane == 0) barrier_arrive(unturned(target.slot));
             target.advance();
@@ -76,18 +103,21 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     // Scores to weights, not yet packed: `shrink` is what the sums before are worth from now on.
     auto softmax = [&](int number, int seen) {
         // How far the thread's first key lies before the first token.
-        const int far = seen - 1 - number * S::KEYS - lane % 4 * 2;
+        const int far = seen - 1 - number * tile_keys - (S::FACTORS ? 0 : lane % 4 * 2);
+        auto key_of = [&](int j) {
+            return S::FACTORS ? (lane % 4 * 2 + j / 4 * 8 + j % 2) >> shift() : j / 4 * 8 + j % 2;
+        };
         if (p.slopes) {
 #pragma unroll
             for (int j = 0; j < SCORES; j++) {
-                s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - (j / 4 * 8 + j % 2), s[j]);
+                s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - key_of(j), s[j]);
             }
         }
-        if ((number + 1) * S::KEYS > seen || number * S::KEYS < seen - 1 + p.tokens - p.window) {
+        if ((number + 1) * tile_keys > seen || number * tile_keys < seen - 1 + p.tokens - p.window) {
 #pragma unroll
             for (int j = 0; j < SCORES; j++) {
                 // Later keys are at negative distances: beyond any window, too.
-                const unsigned int distance = far + tokens[j / 2 % 2] - (j / 4 * 8 + j % 2);
+                const unsigned int distance = far + tokens[j / 2 % 2] - key_of(j);
                 if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
             }
         }
@@ -117,11 +147,29 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
 #pragma unroll
             for (int j = 0; j < WIDTH / 2; j++) o[j] *= shrink[j / 2 % 2];
         }
+        if constexpr (S::FACTORS) {
+            barrier_wait(full(values.slot), values.parity);
 #pragma unroll
-        for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack<Element>(s[2 * j], s[2 * j + 1]);
+            for (int from = 0; from < S::KEYS; from += 16) {
+                uint32_t a[4];
+                load_turned(a, factors_at(tile(values.slot) + S::E_COLUMNS * S::COLUMN_BYTES, from));
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float low = s[from / 2 + 2 * i], high = s[from / 2 + 2 * i + 1];
+                    // Factors of keys that are not seen may be anything.
+                    weights[from / 16][i] = pack(
+                        low == 0.0f ? 0.0f : low * low_half(a[i]), high == 0.0f ? 0.0f : high * high_half(a[i])
+                    );
+                }
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack<Element>(s[2 * j], s[2 * j + 1]);
+        }
     };
-    // Value rows `rows` .. `end` of the next tile become zero.
-    auto clear_values = [&](int rows, int end) {
+    // The value rows of the keys `from` .. `to` of the next tile become zero.
+    auto clear_values = [&](int from, int to) {
+        const int rows = from << shift(), end = to << shift();
         barrier_wait(full(values.slot), values.parity);
         unsigned char* at = memory + (tile(values.slot) + value_offset - shared_address(memory));
         const int units = (end - rows) * (ROW_BYTES / 16);
@@ -176,7 +224,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             start_scores();
             product_wait<0>();
             end_scores();
-            const int unseen = seen - p.window - item.y * S::KEYS;
+            const int unseen = seen - p.window - item.y * tile_keys;
             if (unseen > 0) clear_values(0, unseen);
             for (int number = item.y;; number++) {
                 softmax(number, seen);
@@ -203,7 +251,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         // The queries are free for the next item.
         if (lane == 0) barrier_arrive(answered());
         if (item.y < item.z) {
-            if (item.z * S::KEYS > length) clear_values(length - (item.z - 1) * S::KEYS, S::KEYS);
+            if (item.z * tile_keys > length) clear_values(length - (item.z - 1) * tile_keys, tile_keys);
             start_outputs();
             product_wait<0>();
             end_outputs();

@@ -43,6 +43,7 @@ struct Form {
     value_groups: usize,
     /// Slots for tiles in 8 bits; none where the cache is bf16.
     raw: usize,
+    factors: bool,
 }
 
 const fn form(
@@ -51,7 +52,8 @@ const fn form(
     [shared, rotate]: [bool; 2],
     [row_groups, value_groups]: [usize; 2],
 ) -> Form {
-    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups, raw: 0 }
+    let (raw, factors) = (0, false);
+    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups, raw, factors }
 }
 
 /// A form for a cache in 8 bits.
@@ -65,8 +67,16 @@ const fn eight(
     Form { raw, ..form(name, sizes, flags, [1, value_groups]) }
 }
 
+/// Tensor-product attention; `rows` of a tile.
+const fn factors(name: &'static str, width: usize, rows: usize) -> Form {
+    Form { factors: true, ..form(name, [width, width, rows], [false, false], [1, 1]) }
+}
+
+/// Terms that a key of tensor-product attention may have.
+const RANKS: [usize; 3] = [1, 2, 4];
+
 /// As at the end of kernel.cu; of those that fit, the first is taken.
-const FORMS: [Form; 18] = [
+const FORMS: [Form; 20] = [
     form("paged_attention_64", [64, 64, 128], [false, false], [1, 1]),
     form("paged_attention_64_shared", [64, 64, 128], [true, false], [1, 1]),
     form("paged_attention_128", [128, 128, 128], [false, false], [1, 1]),
@@ -85,6 +95,8 @@ const FORMS: [Form; 18] = [
     eight("paged_attention_256_shared_fp8", [256, 256, 64], [true, false], 1, 4),
     eight("paged_attention_256_rotate_fp8", [256, 256, 64], [true, true], 1, 2),
     eight("paged_attention_576_shared_fp8", [576, 512, 32], [true, false], 2, 4),
+    factors("paged_attention_64_factors", 64, 128),
+    factors("paged_attention_128_factors", 128, 64),
 ];
 
 /// Whether a kernel serves `shape` on `gpu`, with planes whose rows are `strides` elements apart.
@@ -94,6 +106,7 @@ pub(in crate::attention) fn serves(gpu: &Gpu, shape: &Shape, strides: &[usize]) 
         && strides.iter().all(|n| n.is_multiple_of(8));
     let turns = !shape.rotate || shape.width.is_multiple_of(16);
     even && turns
+        && RANKS.contains(&shape.rank())
         && shape.page.is_power_of_two()
         && gpu.capability().0 == 9
         && Form::of(shape, &Blocks::of(shape)).is_some()
@@ -107,7 +120,8 @@ impl Form {
     fn of(shape: &Shape, blocks: &Blocks) -> Option<&'static Self> {
         let sided = blocks.count > 2 || (shape.shared && blocks.count > 1);
         let fits = |form: &&Self| {
-            (form.shared, form.rotate, form.raw > 0) == (shape.shared, shape.rotate, shape.fp8)
+            (form.shared, form.rotate, form.raw > 0, form.factors)
+                == (shape.shared, shape.rotate, shape.fp8, shape.factors.is_some())
                 && shape.width <= form.width
                 && shape.value_width <= form.value_width
         };
@@ -136,7 +150,7 @@ impl Form {
     }
 
     fn tiles(&self, shape: &Shape) -> Tiles {
-        Tiles { keys: self.keys, reach: window(shape) + shape.tokens - 1 }
+        Tiles { keys: self.keys / shape.rank(), reach: window(shape) + shape.tokens - 1 }
     }
 
     fn groups(&self) -> usize {
@@ -151,7 +165,7 @@ impl Form {
     /// Shared memory of a CTA of which there are `most` bytes.
     fn bytes(&self, most: usize) -> usize {
         let widest = self.width.max(self.value_width);
-        let slot = widest * self.keys * 2;
+        let slot = (widest + if self.factors { COLUMN } else { 0 }) * self.keys * 2;
         let raw = self.raw * widest.next_multiple_of(ROW_BYTES) * self.keys;
         let rotated = if self.rotate { 2 * slot } else { 0 };
         let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + rotated + raw;
@@ -182,7 +196,9 @@ impl Blocks {
     fn of(shape: &Shape) -> Self {
         let group = shape.heads / shape.kv_heads;
         let heads = group.div_ceil(ROWS);
-        let tokens = (ROWS / group).clamp(1, shape.tokens);
+        // Factors are read for eight neighbouring heads at a time.
+        let alone = shape.factors.is_some() && !group.is_multiple_of(8);
+        let tokens = if alone { 1 } else { (ROWS / group).clamp(1, shape.tokens) };
         Self { count: heads * shape.tokens.div_ceil(tokens), heads, tokens }
     }
 }
@@ -393,10 +409,13 @@ struct PagedParams {
     key_step: i32,
     value_step: i32,
     window: i32,
+    rank_shift: i32,
 }
 
-/// A plane for the copy engine: channels, heads, tokens of a page, pages; boxes of 64 channels of the rows of a tile.
-fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, page: usize, keys: usize) -> Boxes {
+/// A plane for the copy engine: channels, heads, tokens of a page, pages; boxes of 64 channels of the `keys` of a tile, of one
+/// head or, where heads are the terms of a key, of all.
+fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, shape: &Shape, keys: usize) -> Boxes {
+    let page = shape.page;
     let Heads { tensor, count, width, stride } = heads;
     // A single head's stride is never walked, but must be one that the copy engine accepts.
     let stride = if count == 1 { tensor.stride() } else { stride };
@@ -407,7 +426,7 @@ fn plane(gpu: &Gpu, name: &str, heads: Heads<'_>, page: usize, keys: usize) -> B
         tensor.address(),
         [width, count, page, tensor.rows() / page],
         &[stride, tensor.stride(), tensor.stride() * page],
-        [ROW_BYTES / tensor.dtype().bytes(), 1, page.min(keys), 1],
+        [ROW_BYTES / tensor.dtype().bytes(), shape.rank(), page.min(keys), 1],
     )
 }
 
@@ -453,13 +472,21 @@ pub(super) fn attend(
         &[shape.width, q.stride()],
         [COLUMN, group.min(ROWS), blocks.tokens],
     );
-    let keys = plane(gpu, "k", cache.k, shape.page, form.keys);
+    let tile_keys = form.tiles(shape).keys;
+    let keys = plane(gpu, "k", cache.k, shape, tile_keys);
     let values = match cache.v {
         Some(v) => {
             check("paged attention", gpu, stored, &[("v", v.tensor)]);
-            plane(gpu, "v", v, shape.page, form.keys)
+            plane(gpu, "v", v, shape, tile_keys)
         }
         None => keys,
+    };
+    let [k_factors, v_factors] = match cache.factors {
+        Some([a_k, a_v]) => {
+            check("paged attention", gpu, DType::Bf16, &[("a_k", a_k.tensor), ("a_v", a_v.tensor)]);
+            [("a_k", a_k), ("a_v", a_v)].map(|(name, factors)| plane(gpu, name, factors, shape, tile_keys))
+        }
+        None => [keys; 2],
     };
     let angles = cache.rotate.map(|table| {
         assert!(
@@ -506,7 +533,7 @@ pub(super) fn attend(
         value_width: shape.value_width as i32,
         pairs: (shape.width / 2) as i32,
         positions: positions as i32,
-        scale: cache.scale * std::f32::consts::LOG2_E,
+        scale: cache.scale * std::f32::consts::LOG2_E / shape.rank() as f32,
         out_f32: i32::from(out.dtype() == DType::F32),
         first_key_block: block(cache.k),
         first_value_block: block(value_heads),
@@ -515,11 +542,16 @@ pub(super) fn attend(
         key_step: (cache.k.stride / SCALE_BLOCK) as i32,
         value_step: (value_heads.stride / SCALE_BLOCK) as i32,
         window: window(shape) as i32,
+        rank_shift: shape.rank().trailing_zeros() as i32,
     };
     let function = KERNELS.function(gpu, form.name);
     let bytes = form.bytes(function.shared_limit());
     let grid = Launch::blocks(device.shares * device.columns, form.threads() as u32).shared(bytes);
     // What the plan says is read without waiting for the kernel before: not when that is the one that plans.
     let early = !device.planned.swap(false, Ordering::Relaxed);
-    launch!(gpu, KERNELS, form.name, Launch { early, ..grid }; queries, keys, values, params);
+    let grid = Launch { early, ..grid };
+    match form.factors {
+        false => launch!(gpu, KERNELS, form.name, grid; queries, keys, values, params),
+        true => launch!(gpu, KERNELS, form.name, grid; queries, keys, values, params, k_factors, v_factors),
+    }
 }

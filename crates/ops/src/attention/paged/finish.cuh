@@ -74,7 +74,7 @@ __device__ __forceinline__ void Kernel<S>::finish(
         if (row + 8 * r >= rows.rows) continue;
         const int64_t query = first + rows.query_of(p, row + 8 * r);
         const float factor = sum[r] > 0.0f ? 1.0f / sum[r] : 0.0f;
-        if (p.lse && column == 0) p.lse[query] = sum[r] > 0.0f ? (m[r] + log2f(sum[r])) * LN_2 : -INFINITY;
+        if (p.lse && column == 0) p.lse[query] = sum[r] > 0.0f ? (m[r] + log2f(sum[r]) - shift()) * LN_2 : -INFINITY;
         const int64_t at = query * p.value_width + column;
         auto write = [&](auto f32) {
 #pragma unroll
@@ -205,7 +205,7 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
             for (int from = thread % sharers; from < parts; from += sharers) weights[from * of + local].x *= factor;
             if (p.lse && first < 4 && thread % sharers == 0 && value_group == 0 && row < rows.rows) {
                 const int64_t query = first_query + rows.query_of(p, row);
-                p.lse[query] = total > 0.0f ? (top + log2f(total)) * LN_2 : -INFINITY;
+                p.lse[query] = total > 0.0f ? (top + log2f(total) - this->shift()) * LN_2 : -INFINITY;
             }
             named_barrier(1 + group, WARPGROUP);
             if (!many) {

@@ -24,6 +24,12 @@
 // With keys as values (SHARED) a tile is read once and serves both products. With ROTATE one more warpgroup writes a
 // rotated copy of each tile for the scores while the copy engine fills later slots.
 //
+// With factors (FACTORS: tensor-product attention, arXiv 2501.06425) a key is a sum of R terms a[r, head] b[r], and so is a
+// value; rows b are shared by all heads. A row of a tile is a b, so a key has R rows (1, 2 or 4); behind its channels lie its
+// factors a for the block's 64 heads, as one more column. Scores of rows times a are added up to those of keys, weights times a
+// are those of rows. Each of a key's R columns holds its weight, so the weights' sum is R times too large: that is the 1 / R of
+// the values.
+//
 // Early start. The kernel before this one may still run when it begins (programmatic dependent launch): what it makes are the
 // queries and the last few rows of each sequence (RECENT), so that older tiles are asked for without waiting for it.
 //
@@ -49,7 +55,8 @@ __device__ __forceinline__ void set_registers() {
 
 template <class S>
 __device__ __forceinline__ void
-run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map, const Params& p) {
+run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map, const Params& p,
+    const CUtensorMap* k_factors = nullptr, const CUtensorMap* v_factors = nullptr) {
     extern __shared__ __align__(1024) unsigned char memory[];
     const Kernel<S> kernel(p, shared_address(memory));
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), group = warp / 4;
@@ -67,7 +74,7 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
         set_registers<S, S::LOADING>();
         if (warp % 4 == 0) {
             if (threadIdx.x % 32 == 0) prefetch_map(q_map), prefetch_map(k_map), prefetch_map(v_map);
-            kernel.load_tiles(q_map, k_map, v_map);
+            kernel.load_tiles(q_map, k_map, v_map, k_factors, v_factors);
         } else if (warp % 4 == 1 && threadIdx.x % 32 == 0) {
             wait_for_previous_kernel();
             kernel.load_more_queries(q_map);
@@ -92,8 +99,10 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
 // Only Hopper's own target has these instructions; elsewhere the kernels exist and are never launched.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define PAGED_RUN(...) paged::run<paged::Shape<__VA_ARGS__>>(&q, &k, &v, params);
+#define PAGED_RUN_FACTORS(...) paged::run<paged::Shape<__VA_ARGS__>>(&q, &k, &v, params, &k_factors, &v_factors);
 #else
 #define PAGED_RUN(...)
+#define PAGED_RUN_FACTORS(...)
 #endif
 
 #define PAGED_ATTENTION(name, ...)                                                                                      \
@@ -104,8 +113,17 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
         PAGED_RUN(__VA_ARGS__)                                                                                         \
     }
 
+#define PAGED_FACTORS(name, ...)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(paged::Shape<__VA_ARGS__>::THREADS, 1) name(                          \
+        const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,                                  \
+        const __grid_constant__ CUtensorMap v, const __grid_constant__ paged::Params params,                           \
+        const __grid_constant__ CUtensorMap k_factors, const __grid_constant__ CUtensorMap v_factors                   \
+    ) {                                                                                                                 \
+        PAGED_RUN_FACTORS(__VA_ARGS__)                                                                                 \
+    }
+
 // Name: channels of a key, of a value; keys a tile, values among keys, rotation, row blocks a CTA, parts of the values; slots
-// for tiles in 8 bits.
+// for tiles in 8 bits, or factors.
 PAGED_ATTENTION(paged_attention_64, 64, 64, 128, false, false, 1, 1)
 PAGED_ATTENTION(paged_attention_64_shared, 64, 64, 128, true, false, 1, 1)
 PAGED_ATTENTION(paged_attention_128, 128, 128, 128, false, false, 1, 1)
@@ -124,3 +142,5 @@ PAGED_ATTENTION(paged_attention_256_fp8, 256, 256, 64, false, false, 1, 1, 4)
 PAGED_ATTENTION(paged_attention_256_shared_fp8, 256, 256, 64, true, false, 1, 1, 4)
 PAGED_ATTENTION(paged_attention_256_rotate_fp8, 256, 256, 64, true, true, 1, 1, 2)
 PAGED_ATTENTION(paged_attention_576_shared_fp8, 576, 512, 32, true, false, 1, 2, 4)
+PAGED_FACTORS(paged_attention_64_factors, 64, 64, 128, false, false, 1, 1, 0, true)
+PAGED_FACTORS(paged_attention_128_factors, 128, 128, 64, false, false, 1, 1, 0, true)

@@ -10,13 +10,15 @@ namespace paged {
 // the kernel that makes the queries; those of the first item come next, or they would wait behind all other tiles.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::load_tiles(
-    const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
+    const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* k_factors,
+    const CUtensorMap* v_factors
 ) const {
     constexpr int ELEMENTS = S::FP8 ? ROW_BYTES : COLUMN;
     const int lane = threadIdx.x % 32;
-    const int page_rows = 1 << p.page_shift;
-    const int rows = page_rows < S::KEYS ? page_rows : S::KEYS;
-    const int parts = S::KEYS / rows;
+    const int page_rows = 1 << p.page_shift, tile_keys = this->tile_keys();
+    const int rows = page_rows < tile_keys ? page_rows : tile_keys;
+    const int parts = tile_keys / rows;
+    const int first_head = S::FACTORS ? Block(p, block).head : 0;
     Ring<S::FP8 ? S::RAW : RING> ring;
     Items items(p, share);
     const int first_task = items.more() ? items.item.x : -1;
@@ -39,7 +41,7 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
         const int part = lane % parts;
         auto page_of = [&](int tile) {
             // Read before the length is known: most tiles are within it.
-            const int key = tile * S::KEYS + part * rows;
+            const int key = tile * tile_keys + part * rows;
             const int page = pages[min(key >> p.page_shift, p.max_pages - 1)];
             return key < length ? page : p.pages;
         };
@@ -47,24 +49,29 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
         for (int tile = item.y; tile < item.z; tile++) {
             const int page = next;
             if (tile + 1 < item.z) next = page_of(tile + 1);
-            const int first = (tile * S::KEYS + part * rows) & (page_rows - 1);
-            if ((tile + 1) * S::KEYS > length - RECENT) wait();
-            auto load = [&](const CUtensorMap* map, int columns) {
+            const int first = (tile * tile_keys + part * rows) & (page_rows - 1);
+            if ((tile + 1) * tile_keys > length - RECENT) wait();
+            auto load = [&](const CUtensorMap* map, int columns, const CUtensorMap* factors) {
                 if (room-- <= 0) wait();
                 const uint32_t free = S::FP8 ? raw_empty(ring.slot) : empty(ring.slot);
                 const uint32_t there = S::FP8 ? raw_full(ring.slot) : full(ring.slot);
-                const uint32_t to = (S::FP8 ? raw_tile(ring.slot) : this->tile(ring.slot)) + part * rows * ROW_BYTES;
+                const uint32_t slot = S::FP8 ? raw_tile(ring.slot) : this->tile(ring.slot);
+                const uint32_t to = slot + (part * rows << shift()) * ROW_BYTES;
                 barrier_wait(free, ring.parity ^ 1);
-                if (lane == 0) barrier_expect(there, columns * S::COLUMN_BYTES);
+                if (lane == 0) barrier_expect(there, (columns + S::FACTORS) * S::COLUMN_BYTES);
                 __syncwarp();
-                for (int box = lane; box < columns * parts; box += 32) {
+                for (int box = lane; box < (columns + S::FACTORS) * parts; box += 32) {
                     const int column = box / parts;
-                    copy_box(to + column * S::COLUMN_BYTES, map, there, column * ELEMENTS, head, first, page);
+                    const bool factor = S::FACTORS && column == columns;
+                    copy_box(
+                        to + column * S::COLUMN_BYTES, factor ? factors : map, there,
+                        factor ? first_head : column * ELEMENTS, head, first, page
+                    );
                 }
                 ring.advance();
             };
-            load(k_map, S::FP8 ? S::RAW_COLUMNS : S::D_COLUMNS);
-            if constexpr (!S::SHARED) load(v_map, S::FP8 ? S::RAW_COLUMNS : S::E_COLUMNS);
+            load(k_map, S::FP8 ? S::RAW_COLUMNS : S::D_COLUMNS, k_factors);
+            if constexpr (!S::SHARED) load(v_map, S::FP8 ? S::RAW_COLUMNS : S::E_COLUMNS, v_factors);
         }
     }
     wait();

@@ -3,7 +3,7 @@
 //!
 //! One contract for all designs: many query heads on few wide rows (MFA, MQA, absorbed MLA) as well as groups of heads
 //! (GQA, MHA); values in a plane of their own or among the channels of the key (MFA-KR, absorbed MLA), which are then read
-//! once; keys rotated as they are read. FlashAttention-2 (arXiv 2307.08691) with the keys of a sequence split among
+//! once; keys rotated as they are read; keys and values that are sums of products (TPA), which are never formed. FlashAttention-2 (arXiv 2307.08691) with the keys of a sequence split among
 //! multiprocessors, as Flash-Decoding does; parts are joined by their log-sum-exp.
 //!
 //! [`Batch`] holds what all layers of a step have in common. On a GPU it is a plan made there, from lengths that lie there.
@@ -50,6 +50,9 @@ pub struct Shape {
     pub tokens: usize,
     /// Keys that a token sees, its own included; all before it by default.
     pub window: Option<usize>,
+    /// Of tensor-product attention (TPA, arXiv 2501.06425) the terms R of a key, and of a value: head h's key is
+    /// `1/R sum_r a[r, h] b[r]`, `width` is that of a b, and the planes of [`Cache`] hold the b of R terms.
+    pub factors: Option<usize>,
 }
 
 impl Shape {
@@ -74,6 +77,17 @@ impl Shape {
             "paged attention: {tokens} new tokens a sequence, 1 to {MAX_TOKENS} were expected"
         );
         assert_ne!(self.window, Some(0), "paged attention: a window without keys");
+        let plain = (kv_heads, width, shared, self.rotate) == (1, value_width, false, false);
+        assert!(
+            self.factors.is_none_or(|rank| rank > 0 && plain),
+            "paged attention: factors of one kv head, with values as wide as keys in a plane of their own, were expected"
+        );
+    }
+
+    /// Rows that a key has in its plane.
+    #[cfg(feature = "cuda")]
+    fn rank(&self) -> usize {
+        self.factors.unwrap_or(1)
     }
 }
 
@@ -90,6 +104,8 @@ pub struct Cache<'a> {
     pub scale: f32,
     /// For [`Shape::rotate`]: half-split pairs of all channels of a key.
     pub rotate: Option<&'a RopeTable>,
+    /// For [`Shape::factors`]: a of the terms of keys and of values, R pieces of a column per query head each.
+    pub factors: Option<[Heads<'a>; 2]>,
     /// `[1, heads]` f32: slope m of each query head, adds `-m * distance` to its scores.
     pub alibi: Option<&'a Tensor>,
 }
@@ -250,10 +266,15 @@ pub fn attend(q: &Tensor, cache: &Cache<'_>, batch: &Batch, out: &mut Tensor, ls
         assert_eq!(lse.dtype(), DType::F32, "paged attention: element type of lse");
     }
     let slots = cache.k.tensor.rows();
-    cache.k.check("k", slots, (shape.kv_heads, shape.width));
+    let count = shape.factors.unwrap_or(shape.kv_heads);
+    cache.k.check("k", slots, (count, shape.width));
     assert_eq!(cache.v.is_none(), shape.shared, "paged attention: a plane of values");
     if let Some(v) = cache.v {
-        v.check("v", slots, (shape.kv_heads, shape.value_width));
+        v.check("v", slots, (count, shape.value_width));
+    }
+    assert_eq!(cache.factors.is_some(), shape.factors.is_some(), "paged attention: factors");
+    for factors in cache.factors.into_iter().flatten() {
+        factors.check("factors", slots, (count, shape.heads));
     }
     assert_eq!(cache.scales.is_some(), shape.fp8, "paged attention: scales of a cache in 8 bits");
     if let Some(scales) = cache.scales {

@@ -4,21 +4,25 @@ use super::{Batch, Cache};
 use crate::{attention::Heads, fp8};
 use keyfold_tensor::Tensor;
 
-/// The rows of a plane as f64.
+/// The rows of a plane as f64, perhaps sums of several with factors.
 struct Plane {
     values: Vec<f32>,
     cols: usize,
     stride: usize,
     width: usize,
+    factors: Option<Box<Plane>>,
+    count: usize,
 }
 
 impl Plane {
-    fn of(heads: Heads<'_>, scales: Option<&Tensor>) -> Self {
+    fn of(heads: Heads<'_>, factors: Option<Heads<'_>>, scales: Option<&Tensor>) -> Self {
         let rows = scales.map(|scales| fp8::Rows { values: heads.tensor, scales });
         let scaled = |rows: fp8::Rows<'_>| -> Vec<f32> {
             (0..rows.values.rows()).flat_map(|at| rows.row(at)).collect()
         };
         Self {
+            factors: factors.map(|factors| Box::new(Self::of(factors, None, None))),
+            count: heads.count,
             values: rows.map_or_else(|| heads.tensor.to_vec(), scaled),
             cols: heads.tensor.cols(),
             stride: heads.stride,
@@ -27,6 +31,16 @@ impl Plane {
     }
 
     fn row(&self, row: usize, head: usize) -> Vec<f64> {
+        let Some(factors) = &self.factors else { return self.part(row, head) };
+        let mut sum = vec![0.0; self.width];
+        for term in 0..self.count {
+            let a = factors.part(row, term)[head] / self.count as f64;
+            sum.iter_mut().zip(self.part(row, term)).for_each(|(sum, b)| *sum += a * b);
+        }
+        sum
+    }
+
+    fn part(&self, row: usize, head: usize) -> Vec<f64> {
         let start = row * self.cols + head * self.stride;
         self.values[start..start + self.width].iter().map(|x| f64::from(*x)).collect()
     }
@@ -41,9 +55,12 @@ pub(super) fn attend(
     lse: Option<&mut Tensor>,
 ) {
     let shape = &batch.shape;
-    let group = shape.heads / shape.kv_heads;
-    let plane = |heads| Plane::of(heads, cache.scales);
-    let (keys, values) = (plane(cache.k), cache.v.map(plane));
+    // With factors every head has keys of its own.
+    let kv_heads = if shape.factors.is_some() { shape.heads } else { shape.kv_heads };
+    let group = shape.heads / kv_heads;
+    let [of_keys, of_values] = cache.factors.map_or([None; 2], |factors| factors.map(Some));
+    let keys = Plane::of(cache.k, of_keys, cache.scales);
+    let values = cache.v.map(|v| Plane::of(v, of_values, cache.scales));
     let queries = q.to_vec();
     let slopes = cache.alibi.map(Tensor::to_vec);
     let slope = |head: usize| slopes.as_ref().map_or(0.0, |slopes| f64::from(slopes[head]));
@@ -52,7 +69,7 @@ pub(super) fn attend(
     for (sequence, &length) in batch.lengths.iter().enumerate() {
         let pages = batch.pages(sequence);
         let row_of = |key: usize| pages[key / shape.page] as usize * shape.page + key % shape.page;
-        for kv_head in 0..shape.kv_heads {
+        for kv_head in 0..kv_heads {
             let rows: Vec<(Vec<f64>, Vec<f64>)> = (0..length as usize)
                 .map(|key| {
                     let mut k = keys.row(row_of(key), kv_head);

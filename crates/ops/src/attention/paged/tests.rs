@@ -7,7 +7,7 @@ use super::{
     plan::{Cut, Item, Plan, Tiles, WHOLE},
 };
 use crate::{
-    attention::{Cached, Heads, Paged, Plans, Sequence, cached},
+    attention::{Cached, Heads, Paged, Plans, Sequence, TpaCached, cached, tpa_cached},
     rope::RopeTable,
     testing::random,
 };
@@ -131,9 +131,19 @@ fn pages_in_any_order_are_as_contiguous_rows() {
         for (page, tokens, window) in
             [(16, 1, None), (16, 3, None), (64, 4, None), (16, 1, Some(20)), (16, 4, Some(64))]
         {
-            let fp8 = false;
-            let shape =
-                Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window };
+            let shape = Shape {
+                heads,
+                kv_heads,
+                width,
+                value_width,
+                shared,
+                rotate,
+                fp8: false,
+                page,
+                tokens,
+                window,
+                factors: None,
+            };
             let slopes = (window == Some(20)).then(|| random(5, heads));
             let alibi = slopes.as_ref().map(|slopes| arena.tensor_of(1, heads, slopes));
             let lengths = [5, 63, 65, 130];
@@ -162,6 +172,7 @@ fn pages_in_any_order_are_as_contiguous_rows() {
                 scales: None,
                 scale: 0.3,
                 rotate,
+                factors: None,
                 alibi: alibi.as_ref(),
             };
             let batch = Batch::new(&arena, shape, &lengths, &tables);
@@ -200,6 +211,74 @@ fn pages_in_any_order_are_as_contiguous_rows() {
 }
 
 #[test]
+fn factors_are_as_the_keys_that_they_make() {
+    let arena = Arena::poisoned();
+    for (heads, width, rank, page, tokens) in [(5, 16, 2, 16, 1), (12, 8, 4, 64, 3), (3, 16, 1, 16, 4)] {
+        let factors = Some(rank);
+        let shape = Shape {
+            heads,
+            kv_heads: 1,
+            width,
+            value_width: width,
+            shared: false,
+            rotate: false,
+            fp8: false,
+            page,
+            tokens,
+            window: None,
+            factors,
+        };
+        let lengths = [5, 63, 130];
+        let (b, a) = (rank * width, rank * heads);
+        let (rows, cache, tables) = paged(&arena, &shape, &lengths, 2 * (a + b));
+        let planes = |tensor: &Tensor| {
+            [(0, b), (b, b), (2 * b, a), (2 * b + a, a)].map(|(at, n)| tensor.columns(at, n))
+        };
+        let q = random(3, lengths.len() * tokens * heads * width);
+        let q = arena.tensor_of(lengths.len() * tokens, heads * width, &q);
+        let slopes = random(5, heads);
+        let [b_k, b_v, a_k, a_v] = planes(&cache);
+        let layer = Cache {
+            k: heads_of(&b_k, rank, width),
+            v: Some(heads_of(&b_v, rank, width)),
+            scales: None,
+            scale: 0.3,
+            rotate: None,
+            factors: Some([heads_of(&a_k, rank, heads), heads_of(&a_v, rank, heads)]),
+            alibi: Some(&arena.tensor_of(1, heads, &slopes)),
+        };
+        let batch = Batch::new(&arena, shape, &lengths, &tables);
+        let mut out = arena.tensor(q.rows(), heads * width, DType::F32);
+        attend(&q, &layer, &batch, &mut out, None);
+        for (sequence, rows) in rows.iter().enumerate() {
+            let planes = planes(rows);
+            let [b_k, b_v, a_k, a_v] = planes.each_ref().map(|plane| Heads::packed(plane, rank));
+            let past = rows.rows() - tokens;
+            let layer = TpaCached {
+                a_k,
+                b_k,
+                a_v,
+                b_v,
+                paged: Paged {
+                    page_size: rows.rows(),
+                    sequences: &[Sequence { past, new: tokens, pages: &[0] }],
+                    plans: &Plans::default(),
+                },
+                scale: 0.3,
+                alibi: Some(&slopes),
+            };
+            let own = q.row_range(sequence * tokens, tokens);
+            let expected = arena.tensor(tokens, heads * width, DType::F32);
+            tpa_cached(Heads::packed(&own, heads), &layer, Heads::packed(&expected, heads));
+            let got = out.row_range(sequence * tokens, tokens).to_vec();
+            for (got, expected) in got.iter().zip(expected.to_vec()) {
+                assert!((got - expected).abs() < 1e-5, "{shape:?}, sequence {sequence}: {got} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "needs 2 pages, its table has 1")]
 fn a_table_that_is_too_short_is_refused() {
     let shape = Shape {
@@ -213,6 +292,7 @@ fn a_table_that_is_too_short_is_refused() {
         page: 16,
         tokens: 1,
         window: None,
+        factors: None,
     };
     let _ = Batch::new(&Arena::new(), shape, &[17], &[0]);
 }

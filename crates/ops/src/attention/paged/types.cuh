@@ -61,6 +61,8 @@ struct Params {
     int value_step;
     // Keys that a token sees, its own included.
     int window;
+    // Terms of a key (and of a value) as a power of two.
+    int rank_shift;
 };
 
 // Where the walk through a ring of slots stands.
@@ -89,11 +91,12 @@ constexpr float F16_MAX = 65504.0f;
 // `RECENT` in mod.rs: rows at the end of a sequence that the kernel before this one may have written.
 constexpr int RECENT = 8;
 
-template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_, int RAW_ = 0>
+template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_, int RAW_ = 0,
+          bool FACTORS_ = false>
 struct Shape {
-    // Channels of a key and of a value, keys of a tile.
+    // Channels of a key and of a value, keys of a tile (with factors: rows, of which a key has a power of two).
     static constexpr int D = D_, E = E_, KEYS = KEYS_;
-    static constexpr bool SHARED = SHARED_, ROTATE = ROTATE_;
+    static constexpr bool SHARED = SHARED_, ROTATE = ROTATE_, FACTORS = FACTORS_;
     // Row blocks side by side in a CTA; warpgroups that share the value channels of a row block.
     static constexpr int ROW_GROUPS = ROW_GROUPS_, VALUE_GROUPS = VALUE_GROUPS_;
     static constexpr int GROUPS = ROW_GROUPS * VALUE_GROUPS;
@@ -112,7 +115,7 @@ struct Shape {
     static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
     static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
     static constexpr int Q_BYTES = D_COLUMNS * 64 * ROW_BYTES;
-    static constexpr int SLOT_BYTES = (D > E ? D : E) * KEYS * 2;
+    static constexpr int SLOT_BYTES = ((D > E ? D : E) + (FACTORS ? COLUMN : 0)) * KEYS * 2;
     // Of a tile in 8 bits: columns of 128.
     static constexpr int RAW_COLUMNS = ((D > E ? D : E) + ROW_BYTES - 1) / ROW_BYTES, RAW_BYTES = RAW_COLUMNS * COLUMN_BYTES;
     static constexpr int ROTATED = ROTATE ? 2 : 0;
@@ -125,6 +128,7 @@ struct Shape {
     static constexpr bool AHEAD = SLOTS >= 3;
     static_assert(SLOTS >= 2 && (2 * SLOTS + 2 * RAW + GROUPS + 6) * 8 + 2 * FACTOR_BYTES <= BARRIER_BYTES, "shared memory");
     static_assert(!ROTATE || SHARED, "rotation on read is for keys that are values too");
+    static_assert(!FACTORS || (D == E && !SHARED && GROUPS == 1), "factors have planes of their own");
 };
 
 // Divisions are long; what they are by here is mostly 1.
@@ -204,6 +208,10 @@ struct Kernel {
     // Row blocks of this CTA start at `block`; it has the share `share`.
     int block, share;
 
+    // Terms of a key, as a power of two, and keys of a tile.
+    __device__ __forceinline__ int shift() const { return S::FACTORS ? p.rank_shift : 0; }
+    __device__ __forceinline__ int tile_keys() const { return S::KEYS >> shift(); }
+
     __device__ __forceinline__ Kernel(const Params& params, uint32_t memory) : p(params) {
         queries = memory;
         slots = queries + S::ROW_GROUPS * S::Q_BYTES;
@@ -258,7 +266,10 @@ struct Kernel {
     }
 
     __device__ __forceinline__ void
-    load_tiles(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map) const;
+    load_tiles(
+        const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* k_factors,
+        const CUtensorMap* v_factors
+    ) const;
     __device__ __forceinline__ void load_queries(const CUtensorMap* q_map, int task) const;
     __device__ __forceinline__ void load_more_queries(const CUtensorMap* q_map) const;
     __device__ __forceinline__ void rotate_tiles(unsigned char* memory) const;

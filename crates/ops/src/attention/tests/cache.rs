@@ -354,12 +354,10 @@ fn check_tpa(arch: Arch, case: &Case, (key_rank, value_rank): (usize, usize), dt
         let factors = [&a_k, &b_k, &a_v, &b_v].map(|tensor| in_pages(&arena, tensor, page_size));
         let sequences = [Sequence { past: case.past, new: case.seq, pages: &factors[0].1 }];
         let cache = TpaCached {
-            a_k: &factors[0].0,
-            b_k: &factors[1].0,
-            a_v: &factors[2].0,
-            b_v: &factors[3].0,
-            key_rank,
-            value_rank,
+            a_k: Heads::packed(&factors[0].0, key_rank),
+            b_k: Heads::packed(&factors[1].0, key_rank),
+            a_v: Heads::packed(&factors[2].0, value_rank),
+            b_v: Heads::packed(&factors[3].0, value_rank),
             paged: Paged { page_size, sequences: &sequences, plans: &Plans::default() },
             scale: case.scale as f32,
             alibi: case.alibi.as_deref(),
