@@ -1,6 +1,6 @@
-//! Products of cuBLASLt; biases by `kernel.cu`.
+//! Products of cuBLASLt, but those of few rows; biases by `kernel.cu`.
 
-use super::{Fused, few};
+use super::{Fused, few, skinny};
 use crate::attention::Heads;
 use crate::cuda::{
     Launch, Mat, Module, check,
@@ -18,6 +18,9 @@ const PARTS: usize = 64;
 pub(super) fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor, accumulate: bool) {
     if few::serves(x, w) {
         return few::run(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
+    }
+    if skinny::serves(x, w) {
+        return skinny::run(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
     }
     if let Some(bias) = bias {
         add_bias(bias, out, accumulate);

@@ -10,7 +10,7 @@ use keyfold_tensor::Tensor;
 
 static KERNELS: Module = module!("linear_few");
 
-/// Tokens at most; from three on cuBLASLt is as fast.
+/// Tokens at most; from three on arithmetic takes longer than memory.
 const TOKENS: usize = 2;
 /// Rows of the weight of a block.
 const ROWS: usize = 4;

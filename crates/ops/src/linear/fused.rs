@@ -1,9 +1,9 @@
 //! A product of a few rows with what comes before and after it: decoding's form, in which a GPU starts as few kernels as
 //! possible.
 
-#[cfg(feature = "cuda")]
-use super::few;
 use super::{check, check_bias, forward};
+#[cfg(feature = "cuda")]
+use super::{few, skinny};
 use crate::{
     glu::{self, Activation},
     rms_norm,
@@ -27,7 +27,7 @@ pub struct Fused<'a> {
 /// Whether [`forward_fused`] of `x` and `w` is one pass.
 pub fn fuses(x: &Tensor, w: &Tensor) -> bool {
     #[cfg(feature = "cuda")]
-    return x.device() != Device::Cpu && few::serves(x, w);
+    return x.device() != Device::Cpu && (few::serves(x, w) || skinny::serves(x, w));
     #[cfg(not(feature = "cuda"))]
     {
         // The host has no such kernel, and no other device is there.
@@ -55,8 +55,13 @@ pub fn forward_fused(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, fused: Fused
         check_bias("linear", bias, out);
     }
     #[cfg(feature = "cuda")]
-    if fuses(x, w) {
-        return few::run(x, w, bias, fused, out);
+    if x.device() != Device::Cpu {
+        if few::serves(x, w) {
+            return few::run(x, w, bias, fused, out);
+        }
+        if skinny::serves(x, w) && (fused.norm.is_none() || skinny::norms(x, w)) {
+            return skinny::run(x, w, bias, fused, out);
+        }
     }
     parts(x, w, bias, fused, out);
 }

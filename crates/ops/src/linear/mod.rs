@@ -9,6 +9,8 @@ mod few;
 mod fused;
 #[cfg(test)]
 mod reference;
+#[cfg(feature = "cuda")]
+mod skinny;
 #[cfg(test)]
 mod tests;
 

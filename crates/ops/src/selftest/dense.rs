@@ -75,6 +75,9 @@ pub(super) fn linear(twins: &mut Twins<'_>) {
         (3, 5640, 61),
         (8, 1024, 2050),
         (63, 17, 33),
+        (31, 64, 65),
+        (33, 1000, 1000),
+        (64, 2048, 61),
         (65, 64, 128),
         (257, 768, 2056),
         (1024, 512, 1536),
@@ -137,21 +140,25 @@ pub(super) fn linear_heads(twins: &mut Twins<'_>) {
 
 /// A product of a few rows with its norm, its gate, or what it is added to.
 pub(super) fn linear_fused(twins: &mut Twins<'_>) {
-    for (tokens, inputs, outputs) in
-        [(1, 2048, 1536), (2, 64, 24), (4, 5632, 2048), (7, 1000, 62), (9, 256, 128)]
-    {
-        for (normed, gate, accumulate) in [
-            (true, None, false),
-            (true, Some(Activation::Silu), false),
-            (false, Some(Activation::GeluTanh), false),
-            (false, None, true),
+    let mut sizes = vec![(1, 2048, 1536), (2, 64, 24), (4, 5632, 2048), (7, 1000, 62), (9, 256, 128)];
+    // Rows of every kernel; outputs and inputs that fill no tile, and so many that a block has two warpgroups.
+    for tokens in [3, 8, 16, 17, 31, 32, 33, 64, 65] {
+        sizes.extend([(tokens, 72, 130), (tokens, 1000, 1002), (tokens, 520, 9000)]);
+    }
+    for (tokens, inputs, outputs) in sizes {
+        for (normed, gate, accumulate, dtype, gaps) in [
+            (true, None, false, DType::Bf16, Gaps::Aligned),
+            (true, Some(Activation::Silu), false, DType::Bf16, Gaps::Aligned),
+            (false, Some(Activation::GeluTanh), false, DType::F32, Gaps::Odd),
+            (false, None, true, DType::Bf16, Gaps::Aligned),
+            (true, None, true, DType::F32, Gaps::Odd),
         ] {
             let x = twins.random(tokens, inputs, DType::Bf16, Gaps::Aligned);
             let w = twins.random(outputs, inputs, DType::Bf16, Gaps::None);
             let gain = twins.random(1, inputs, DType::F32, Gaps::None);
             let bias = twins.random(1, outputs, DType::F32, Gaps::None);
             let width = if gate.is_some() { outputs / 2 } else { outputs };
-            let mut out = twins.random(tokens, width, DType::Bf16, Gaps::Aligned);
+            let mut out = twins.random(tokens, width, dtype, gaps);
             for (x, w, gain, bias, out) in [
                 (&x.host, &w.host, &gain.host, &bias.host, &mut out.host),
                 (&x.device, &w.device, &gain.device, &bias.device, &mut out.device),
@@ -159,8 +166,9 @@ pub(super) fn linear_fused(twins: &mut Twins<'_>) {
                 let fused = Fused { norm: normed.then_some((gain, 1e-5)), gate, accumulate };
                 linear::forward_fused(x, w, Some(bias), fused, out);
             }
-            let what =
-                format!("{tokens} x {inputs} x {outputs}, norm {normed}, gate {gate:?}, add {accumulate}");
+            let what = format!(
+                "{tokens} x {inputs} x {outputs}, norm {normed}, gate {gate:?}, add {accumulate}, {dtype}"
+            );
             twins.compare(what, &out, 3.0 * limit(DType::Bf16));
         }
     }
