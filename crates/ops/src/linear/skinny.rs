@@ -22,7 +22,7 @@ const BLOCKS: usize = 176;
 /// Parts of a sum at most.
 const PARTS: usize = 6;
 /// Bytes of shared memory of a block: two fit a multiprocessor, of one product or of this and the next.
-const SHARED: usize = 113 << 10;
+pub(super) const SHARED: usize = 113 << 10;
 /// Bytes of it that are no tiles: room to align them, and barriers.
 const HEAD: usize = 2 << 10;
 /// Tiles in shared memory: at least, so that one is asked for while one is multiplied, and at most, for which there are barriers.
@@ -55,21 +55,22 @@ struct Product {
 
 /// How a product is cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Cut {
+pub(super) struct Cut {
     /// Tokens, rounded up to those of a kernel.
-    tokens: usize,
-    warpgroups: usize,
-    blocks: usize,
+    pub(super) tokens: usize,
+    pub(super) warpgroups: usize,
+    pub(super) blocks: usize,
     /// Blocks that share the columns of a sum.
-    parts: usize,
-    stages: usize,
+    pub(super) parts: usize,
+    /// Tiles in shared memory.
+    pub(super) stages: usize,
     /// Bytes of shared memory.
-    shared: usize,
+    pub(super) shared: usize,
 }
 
 impl Cut {
     /// For `outputs` of `inputs` columns; nothing where shared memory is too small.
-    fn new(tokens: usize, inputs: usize, outputs: usize, normed: bool) -> Option<Self> {
+    pub(super) fn new(tokens: usize, inputs: usize, outputs: usize, normed: bool) -> Option<Self> {
         let tiles = inputs.div_ceil(STEP);
         let warpgroups = if outputs >= WIDE { 2 } else { 1 };
         let of_a_block = warpgroups * STEP;

@@ -209,3 +209,28 @@ fn outputs_side_by_side_are_counted() {
     let (x, w) = (arena.zeros(2, 3, DType::F32), arena.zeros(4, 3, DType::F32));
     forward_joined(&x, &[&w, &w], None, &mut arena.zeros(2, 7, DType::F32));
 }
+
+/// Products of a few rows, however they are cut, have room for what they need, and work for every block.
+#[cfg(feature = "cuda")]
+#[test]
+fn cut_products_fit() {
+    use super::skinny::{Cut, SHARED};
+    for tokens in 1..=64 {
+        for inputs in [8, 64, 72, 1000, 2048, 5632, 8192, 65536] {
+            for outputs in [1, 65, 1536, 2048, 8191, 8192, 11264, 65536] {
+                let name = format!("{tokens} x {inputs} x {outputs}");
+                let cut = Cut::new(tokens, inputs, outputs, false).unwrap();
+                let (width, tiles) = (64 * cut.warpgroups, inputs.div_ceil(64));
+                assert!(cut.tokens >= tokens && cut.blocks * width >= outputs, "{name}: {cut:?}");
+                assert!((1..=8).contains(&cut.parts) && cut.parts <= tiles, "{name}: {cut:?}");
+                let ring = cut.stages * (width + cut.tokens) * 128;
+                assert!(cut.stages >= 2 && cut.tokens * (width + 4) * 4 <= ring, "{name}: {cut:?}");
+                assert!(ring < cut.shared && cut.shared <= SHARED, "{name}: {cut:?}");
+                // Gains of 12,288 columns find room beside them.
+                let normed = Cut::new(tokens, inputs, outputs, true);
+                assert!(normed.is_some() || inputs > 12288, "{name}");
+                assert!(normed.is_none_or(|cut| cut.shared <= SHARED), "{name}: {normed:?}");
+            }
+        }
+    }
+}
