@@ -1,7 +1,7 @@
 //! Generating text from a decoder.
 
 use crate::{cache::Cache, decoder::Decoder};
-use keyfold_ops::sample::{Repetition, Rng, SampleError, Sampler};
+use keyfold_ops::sample::{Choice, Repetition, Rng, SampleError, Sampler};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -29,6 +29,8 @@ pub struct Generation {
     pub stop: Stop,
     /// Time for the prompt.
     pub prefill: Duration,
+    /// Time to get ready for the tokens after the first: a GPU records a step when the cache has none from before.
+    pub ready: Duration,
     /// Time for the tokens after the first.
     pub decode: Duration,
 }
@@ -79,6 +81,7 @@ pub fn generate(
     let mut repetition = Repetition::new(repetition_penalty)?;
     repetition.see(history);
     repetition.see(prompt);
+    let mut choice = Choice { sampler, rng: *rng, repetition };
     let interrupted = || interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed));
     let size = decoder.chunk_tokens();
     let (first, rest) = prompt.split_at(prompt.len().min(size));
@@ -89,34 +92,76 @@ pub fn generate(
         }
         logits = decoder.step(chunk, cache);
     }
+    let mut logits = logits.to_vec();
     let prefill = start.elapsed();
-    let start = Instant::now();
+
     let mut tokens = Vec::new();
-    let stop = loop {
-        if interrupted() {
-            break Stop::Cancelled;
-        }
-        if tokens.len() >= max_tokens {
-            break Stop::MaxTokens;
-        }
-        let mut row = logits.to_vec();
-        repetition.apply(&mut row);
-        let token = sampler.sample(&row, rng)?;
-        repetition.see(&[token]);
+    let (mut ready, mut decode) = (Duration::ZERO, Instant::now());
+    // What becomes of a token; why to stop with it.
+    let mut take = |token: u32, tokens: &mut Vec<u32>| {
         if ends.contains(&token) {
-            break Stop::EndOfDocument;
+            return Some(Stop::EndOfDocument);
         }
         tokens.push(token);
         if !each(token) {
-            break Stop::Cancelled;
+            return Some(Stop::Cancelled);
         }
-        if tokens.len() >= max_tokens {
-            break Stop::MaxTokens;
-        }
-        if cache.len() == cache.capacity() {
-            break Stop::Capacity;
-        }
-        logits = decoder.step(&[token], cache);
+        (tokens.len() >= max_tokens).then_some(Stop::MaxTokens)
     };
-    Ok(Generation { tokens, stop, prefill, decode: start.elapsed() })
+    let mut begin = || {
+        if interrupted() {
+            return Ok(Some(Stop::Cancelled));
+        }
+        if max_tokens == 0 {
+            return Ok(Some(Stop::MaxTokens));
+        }
+        let token = choice.choose(&mut logits)?;
+        *rng = choice.rng;
+        Ok(take(token, &mut tokens))
+    };
+    let mut stop = begin()?;
+    if stop.is_none() && cache.len() == cache.capacity() {
+        stop = Some(Stop::Capacity);
+    }
+    if let Some(stop) = stop {
+        return Ok(Generation { tokens, stop, prefill, ready, decode: decode.elapsed() });
+    }
+    let (len, room) = (cache.len(), cache.capacity() - cache.len());
+    let last = [tokens[0]];
+    let (chunk, memory) = cache.append(&last, 1);
+    let mut decoding = decoder.decode(&[chunk], vec![choice.clone()], memory)?;
+    ready = decode.elapsed();
+    decode = Instant::now();
+    // Steps whose tokens were read: their rows are the cache's.
+    let mut steps = 0;
+    let stop = loop {
+        if interrupted() {
+            break Ok(Stop::Cancelled);
+        }
+        if steps == room {
+            break Ok(Stop::Capacity);
+        }
+        let most = room.min(max_tokens - 1) - steps;
+        while decoding.ahead() < decoding.lead().min(most) {
+            decoding.step();
+        }
+        let chosen = decoding.read().and_then(|chosen| chosen.first().copied());
+        steps += 1;
+        let token = match chosen {
+            Some(Ok(token)) => token,
+            Some(Err(error)) => break Err(error),
+            None => break Ok(Stop::MaxTokens),
+        };
+        choice.chosen(token);
+        *rng = choice.rng;
+        if let Some(stop) = take(token, &mut tokens) {
+            break Ok(stop);
+        }
+    };
+    let decode = decode.elapsed();
+    drop(decoding);
+    cache.truncate(len);
+    // Steps beyond these were in vain; their rows are nobody's.
+    cache.append(&tokens[..steps], 0);
+    Ok(Generation { tokens, stop: stop?, prefill, ready, decode })
 }

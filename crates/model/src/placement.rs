@@ -42,6 +42,15 @@ impl Inputs {
         self.rows.update(&rows);
         self.plans.update(&sequences(batch));
     }
+
+    /// As [`Inputs::update`], where recorded steps have moved on by themselves.
+    pub(crate) fn overwrite(&mut self, batch: &[Chunk<'_>], page_size: usize) {
+        let [ids, positions, rows] = words(batch, page_size);
+        self.ids.overwrite(&ids);
+        self.positions.overwrite(&positions);
+        self.rows.overwrite(&rows);
+        self.plans.update(&sequences(batch));
+    }
 }
 
 /// Ids, positions and cache rows of all tokens of `batch`.

@@ -9,11 +9,11 @@ use crate::{
     decoder::Decoder,
     placement::Inputs,
 };
-use keyfold_ops::sample;
-use keyfold_tensor::{Arena, Graph, Tensor};
+use keyfold_ops::sample::{self, Choice, Choices, SampleError};
+use keyfold_tensor::{Arena, Graph, Mailbox, Tensor};
 
 /// Recorded steps that a cache keeps: each holds the memory of its values.
-const KEPT: usize = 24;
+pub(crate) const KEPT: usize = 24;
 
 /// A step for so many sequences of so many pages at most.
 pub(crate) struct Recorded {
@@ -25,8 +25,16 @@ pub(crate) struct Recorded {
     /// [sequences, vocab].
     logits: Tensor,
     graph: Graph,
+    /// What a step needs that goes on by itself.
+    goes_on: Option<GoesOn>,
     /// What the step's values lie in; for nothing else, since starting the graph overwrites it.
     _arena: Arena,
+}
+
+/// How a step chooses its tokens, and tells the host of them.
+pub(crate) struct GoesOn {
+    pub(crate) choices: Choices,
+    pub(crate) mailbox: Mailbox,
 }
 
 /// Sequences of a recorded step for this many.
@@ -41,20 +49,20 @@ fn rounded(sequences: usize) -> usize {
 
 impl Recorded {
     /// Computes the step of `batch` and records it for the next ones, if it can be recorded. With `goes_on` each step chooses
-    /// the likeliest tokens and makes itself ready for them. Also the logits of this step.
-    fn new(
+    /// tokens and makes itself ready for them. Also the logits of this step.
+    pub(crate) fn new(
         decoder: &Decoder,
         batch: &[Chunk<'_>],
         cache: &PagedCache,
         most_pages: usize,
-        goes_on: bool,
+        mut goes_on: Option<GoesOn>,
     ) -> (Tensor, Option<Self>) {
         let arena = decoder.arena().another();
         let mut inputs = Inputs::new(batch, cache.page_size(), Some(most_pages), decoder.arena());
-        let step = |inputs: &mut Inputs| {
+        let mut step = |inputs: &mut Inputs| {
             let logits = decoder.compute(batch, inputs, cache, &arena);
-            if goes_on {
-                sample::greedy(&logits, &mut inputs.ids);
+            if let Some(GoesOn { choices, mailbox }) = &mut goes_on {
+                sample::draw(&logits, choices, Some(&mut inputs.ids), Some(mailbox));
                 inputs.plans.advance(&inputs.positions, &inputs.rows);
             }
             logits
@@ -77,9 +85,40 @@ impl Recorded {
             inputs,
             logits,
             graph,
+            goes_on,
             _arena: arena,
         });
         (first, recorded)
+    }
+
+    /// Whether this is a step of `decoder` for so many sequences of so many pages that goes on by itself, or does not.
+    pub(crate) fn fits(&self, decoder: &Decoder, sequences: usize, pages: usize, goes_on: bool) -> bool {
+        let sizes = self.sequences == sequences && self.most_pages >= pages;
+        sizes && self.decoder == decoder.id() && self.goes_on.is_some() == goes_on
+    }
+
+    /// Makes a step that goes on by itself ready for these sequences and choices.
+    pub(crate) fn begin(
+        &mut self,
+        batch: &[Chunk<'_>],
+        page_size: usize,
+        choices: &[Choice],
+    ) -> Result<(), SampleError> {
+        self.inputs.overwrite(batch, page_size);
+        match &mut self.goes_on {
+            Some(GoesOn { choices: own, .. }) => own.update(choices.iter().cloned().map(Some).collect()),
+            None => Ok(()),
+        }
+    }
+
+    /// Where its tokens are told.
+    pub(crate) fn mailbox(&self) -> Option<&Mailbox> {
+        self.goes_on.as_ref().map(|goes_on| &goes_on.mailbox)
+    }
+
+    /// Gives the step to the device.
+    pub(crate) fn start(&self) {
+        self.graph.start();
     }
 }
 
@@ -94,15 +133,13 @@ impl Decoder {
         let mut padded = batch.to_vec();
         padded.resize(count, Chunk { tokens: &[0], past: 0, pages: &scrap, logits: 1 });
         let most = batch.iter().map(|chunk| chunk.pages.len()).max().unwrap_or(1);
-        let fits = |recorded: &&mut Recorded| {
-            recorded.decoder == self.id() && recorded.sequences == count && recorded.most_pages >= most
-        };
+        let fits = |recorded: &&mut Recorded| recorded.fits(self, count, most, false);
         if let Some(recorded) = cache.recorded.iter_mut().find(fits) {
             recorded.inputs.update(&padded, page_size);
             recorded.graph.start();
             return Some(self.copy(&recorded.logits.row_range(0, batch.len())));
         }
-        let (logits, recorded) = Recorded::new(self, &padded, cache, most.next_power_of_two(), false);
+        let (logits, recorded) = Recorded::new(self, &padded, cache, most.next_power_of_two(), None);
         match recorded {
             None => self.never_records(),
             Some(recorded) => {
@@ -111,77 +148,5 @@ impl Decoder {
             }
         }
         Some(logits.row_range(0, batch.len()))
-    }
-
-    /// Decodes the sequences of `batch` on from their tokens, one each, always taking the likeliest next one.
-    ///
-    /// # Panics
-    /// When a chunk has not one token, or does not fit its pages.
-    pub fn greedy<'a>(&'a self, batch: &[Chunk<'_>], cache: &'a mut PagedCache) -> Greedy<'a> {
-        assert!(
-            batch.iter().all(|chunk| chunk.tokens.len() == 1),
-            "greedy decoding from one token a sequence"
-        );
-        let tokens = batch.iter().flat_map(|chunk| chunk.tokens).copied().collect();
-        let past = batch.iter().map(|chunk| chunk.past).collect();
-        let pages = batch.iter().map(|chunk| chunk.pages.to_vec()).collect();
-        Greedy { decoder: self, cache, tokens, past, pages, recorded: None }
-    }
-}
-
-/// Greedy decoding of some sequences that asks nothing of the host but to go on: on a GPU a step chooses its tokens itself.
-pub struct Greedy<'a> {
-    decoder: &'a Decoder,
-    cache: &'a mut PagedCache,
-    /// The last tokens that the host knows.
-    tokens: Vec<u32>,
-    past: Vec<usize>,
-    pages: Vec<Vec<u32>>,
-    recorded: Option<Recorded>,
-}
-
-impl Greedy<'_> {
-    /// One more token for each sequence. On a GPU this does not wait for it.
-    ///
-    /// # Panics
-    /// When a sequence has no room left in its pages.
-    pub fn step(&mut self) {
-        let size = self.cache.page_size();
-        let room = self.past.iter().zip(&self.pages).all(|(past, pages)| *past < pages.len() * size);
-        assert!(room, "greedy decoding beyond its pages");
-        if let Some(recorded) = &self.recorded {
-            recorded.graph.start();
-        } else {
-            let parts = self.tokens.iter().zip(&self.past).zip(&self.pages);
-            let batch: Vec<Chunk<'_>> = parts
-                .map(|((token, past), pages)| Chunk {
-                    tokens: std::slice::from_ref(token),
-                    past: *past,
-                    pages,
-                    logits: 1,
-                })
-                .collect();
-            if self.decoder.records() {
-                let most = self.pages.iter().map(Vec::len).max().unwrap_or(1);
-                let (logits, recorded) = Recorded::new(self.decoder, &batch, self.cache, most, true);
-                if recorded.is_none() {
-                    self.decoder.never_records();
-                    self.tokens = sample::likeliest_rows(&logits);
-                }
-                self.recorded = recorded;
-            } else {
-                self.tokens = sample::likeliest_rows(&self.decoder.forward(&batch, self.cache));
-            }
-        }
-        self.past.iter_mut().for_each(|past| *past += 1);
-    }
-
-    /// The last token of each sequence; waits for the step that makes them.
-    pub fn tokens(&mut self) -> &[u32] {
-        if let Some(recorded) = &mut self.recorded {
-            self.tokens.clear();
-            self.tokens.extend_from_slice(recorded.inputs.ids.read());
-        }
-        &self.tokens
     }
 }

@@ -35,9 +35,17 @@ impl Indices {
     pub fn update(&mut self, values: &[u32]) {
         assert_eq!(values.len(), self.values.len(), "indices: number of values");
         if self.values != values {
-            self.values.copy_from_slice(values);
-            self.place();
+            self.overwrite(values);
         }
+    }
+
+    /// As [`Indices::update`], where kernels may have written since.
+    ///
+    /// # Panics
+    /// As [`Indices::update`].
+    pub fn overwrite(&mut self, values: &[u32]) {
+        self.values.copy_from_slice(values);
+        self.place();
     }
 
     /// What the host wrote last.

@@ -1,6 +1,9 @@
 //! The engine's runner with a model: rows go into pages of a [`PagedCache`], tokens are chosen from logits as
 //! `keyfold generate` chooses them, so that the same prompt, seed and model give the same text alone and in a crowd.
+//!
+//! On a GPU tokens are drawn where the logits lie; only the rows that somebody wants to see come to the host.
 
+mod rows;
 mod sampling;
 
 pub use sampling::SamplerState;
@@ -8,13 +11,16 @@ pub use sampling::SamplerState;
 use keyfold_core::DType;
 use keyfold_engine::{Constraint, Failure, Output, Runner, Sampling, Work};
 use keyfold_model::{Chunk, ConfigError, Decoder, PagedCache};
-use keyfold_tensor::{DeviceError, catch};
+use keyfold_tensor::{Arena, DeviceError, catch};
 use rayon::prelude::*;
+use rows::{Row, Rows};
 
 /// A model and its pages.
 pub struct ModelRunner {
     decoder: Decoder,
     cache: PagedCache,
+    /// For what is told to the device about choices.
+    arena: Arena,
 }
 
 impl ModelRunner {
@@ -24,7 +30,8 @@ impl ModelRunner {
     /// As [`PagedCache::new`].
     pub fn new(decoder: Decoder, pages: usize, page_size: usize, dtype: DType) -> Result<Self, ConfigError> {
         let cache = decoder.paged_cache(pages, page_size, dtype)?;
-        Ok(Self { decoder, cache })
+        let arena = cache.layers().next().map_or_else(Arena::new, Arena::beside);
+        Ok(Self { decoder, cache, arena })
     }
 
     /// The pages.
@@ -59,9 +66,12 @@ impl Runner for ModelRunner {
                 logits: work.logits(),
             })
             .collect();
-        let logits = catch(|| self.decoder.forward(&chunks, &mut self.cache).to_vec())?;
-        let mut all = logits.chunks(self.decoder.config().vocab_size);
-        let rows: Vec<Vec<&[f32]>> =
+        let rows = catch(|| {
+            let logits = self.decoder.forward(&chunks, &mut self.cache);
+            Rows::new(&logits, batch, &self.arena)
+        })?;
+        let mut all = rows.iter();
+        let rows: Vec<Vec<Row<'_>>> =
             batch.iter().map(|work| all.by_ref().take(work.logits()).collect()).collect();
         // Each chooses from its own rows with its own random numbers: the order does not matter.
         let outputs = batch.par_iter_mut().zip(&rows).map(|(work, rows)| output(work, rows));
@@ -69,10 +79,14 @@ impl Runner for ModelRunner {
     }
 }
 
-fn output(work: &mut Work<'_, SamplerState>, rows: &[&[f32]]) -> Result<Output, Failure> {
+fn output(work: &mut Work<'_, SamplerState>, rows: &[Row<'_>]) -> Result<Output, Failure> {
     let (count, targets) = (work.state.top_logprobs(), work.targets);
-    let scores =
-        targets.par_iter().zip(rows).map(|(target, row)| sampling::logprobs(row, *target, count)).collect();
-    let (tokens, complete) = work.choose(|row, state| state.choose(rows[row]))?;
+    let score =
+        |(target, row): (&u32, &Row<'_>)| row.logits().map(|row| sampling::logprobs(row, *target, count));
+    let scores = targets.par_iter().zip(rows).map(score).collect::<Result<_, Failure>>()?;
+    let (tokens, complete) = work.choose(|row, state| match rows[row] {
+        Row::Logits(logits) => state.choose(logits),
+        Row::Drawn(drawn) => state.chosen(drawn),
+    })?;
     Ok(Output { scores, tokens, complete })
 }

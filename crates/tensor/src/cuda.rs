@@ -4,8 +4,10 @@
 //! a buffer again as soon as its tensor is dropped: whoever writes it next does so behind everyone who still reads it.
 //! Uploads go through pinned memory, so that the host does not wait for the device; downloads wait.
 
+mod mailbox;
 mod record;
 
+pub(crate) use mailbox::Mailbox;
 pub(crate) use record::{Recorded, record, start};
 
 use crate::{Device, DeviceError, tensor::Rows};

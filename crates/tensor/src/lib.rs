@@ -13,12 +13,14 @@ mod cuda;
 mod device;
 pub mod e4m3;
 mod graph;
+mod mailbox;
 mod tensor;
 
 pub use arena::{Arena, ArenaStats};
 pub use device::{Device, DeviceError, ParseDeviceError, catch};
 pub use graph::Graph;
 pub use half::bf16;
+pub use mailbox::Mailbox;
 pub use tensor::Tensor;
 
 #[cfg(test)]

@@ -73,8 +73,12 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         Stop::Capacity => "the model's longest sequence",
         Stop::Cancelled => "cancelled",
     };
+    let ready = match device {
+        Device::Cpu => String::new(),
+        Device::Cuda(_) => format!(", step recorded in {:.0} ms", 1e3 * done.ready.as_secs_f64()),
+    };
     eprintln!(
-        "\n{} tokens ({why}), {:.0} tok/s, prompt of {} in {:.0} ms; cache: {} B per token, {} for {} tokens",
+        "\n{} tokens ({why}), {:.0} tok/s, prompt of {} in {:.0} ms{ready}; cache: {} B per token, {} for {} tokens",
         done.tokens.len(),
         done.tokens_per_second(),
         prompt.len(),

@@ -9,7 +9,7 @@ use crate::{
 };
 use half::{bf16, f16};
 use keyfold_core::DType;
-use keyfold_tensor::{Arena, Tensor};
+use keyfold_tensor::{Arena, Device, Tensor};
 use memmap2::{MmapMut, MmapOptions};
 use safetensors::{Dtype, SafeTensors};
 use std::{
@@ -149,7 +149,10 @@ impl Found<'_> {
         let width = width(self.entry.dtype);
         let data = &self.entry.map[self.start..][..self.len * width];
         if self.entry.dtype == Dtype::BF16 && target.dtype() == DType::Bf16 {
-            return copy_halves(data, target);
+            return match target.device() {
+                Device::Cpu => copy_halves(data, target),
+                Device::Cuda(_) => target.write_bytes(data),
+            };
         }
         // In pieces, so that a large matrix does not exist a third time.
         const ROWS: usize = 256;

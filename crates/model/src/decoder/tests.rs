@@ -1,5 +1,6 @@
 use super::*;
 use crate::{LanguageModel, attention::AttentionConfig, attention::Scale};
+use keyfold_ops::sample::{Choice, Sampler};
 
 fn config() -> ModelConfig {
     serde_json::from_value(serde_json::json!({
@@ -48,14 +49,24 @@ fn steps_that_go_on_choose_the_likeliest_tokens() {
     let mut cache = fill();
     let firsts =
         [0, 1].map(|at| Chunk { tokens: &want[at][..1], past: past[at], pages: &pages[at], logits: 1 });
-    let mut greedy = decoder.greedy(&firsts, &mut cache);
-    for (first, second) in want[0].iter().zip(&want[1]).skip(1) {
-        greedy.step();
-        assert_eq!(greedy.tokens(), [*first, *second]);
+    let greedy = || vec![Choice::greedy(); 2];
+    let mut decoding = decoder.decode(&firsts, greedy(), &mut cache).expect("choices");
+    // Some are read late.
+    (0..3).for_each(|_| decoding.step());
+    assert_eq!((decoding.ahead(), decoding.lead()), (3, 1));
+    for (step, (first, second)) in want[0].iter().zip(&want[1]).enumerate().skip(1) {
+        if step > 3 {
+            decoding.step();
+        }
+        assert_eq!(decoding.read(), Some(vec![Ok(*first), Ok(*second)]));
     }
+    assert_eq!(decoding.read(), None);
     // The second sequence has 16 places: 9 + 7 are all of them.
-    let beyond = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| greedy.step()));
+    let beyond = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decoding.step()));
     assert!(beyond.is_err(), "a step beyond the pages");
+    drop(decoding);
+    let wrong = Choice { sampler: Sampler { top_k: Some(0), ..Sampler::default() }, ..Choice::greedy() };
+    assert!(decoder.decode(&firsts, vec![wrong.clone(), wrong], &mut cache).is_err());
 }
 
 #[test]

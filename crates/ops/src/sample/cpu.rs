@@ -26,11 +26,7 @@ thread_local! {
 /// `max` is the largest logit, which is finite; the sampler is valid and not greedy.
 pub(super) fn sample(sampler: &Sampler, logits: &[f32], max: f32, rng: &mut Rng) -> u32 {
     let (mut weights, mut candidates) = SCRATCH.take();
-    weights.clear();
-    weights.resize(logits.len(), 0.0);
-    let out = Place(weights.as_mut_ptr());
-    launch(1, 1, &Weigh { logits, max, temperature: sampler.temperature, out });
-
+    weigh(sampler, logits, max, &mut weights);
     let point = rng.uniform();
     let all = sampler.top_k.is_none() && sampler.top_p >= 1.0 && sampler.min_p <= 0.0;
     let entries = || {
@@ -46,6 +42,14 @@ pub(super) fn sample(sampler: &Sampler, logits: &[f32], max: f32, rng: &mut Rng)
     };
     SCRATCH.set((weights, candidates));
     token
+}
+
+/// The weights of all tokens: 1 for the likeliest.
+pub(super) fn weigh(sampler: &Sampler, logits: &[f32], max: f32, weights: &mut Vec<f32>) {
+    weights.clear();
+    weights.resize(logits.len(), 0.0);
+    let out = Place(weights.as_mut_ptr());
+    launch(1, 1, &Weigh { logits, max, temperature: sampler.temperature, out });
 }
 
 fn filter(sampler: &Sampler, candidates: &mut Vec<Candidate>) {

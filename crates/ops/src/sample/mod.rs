@@ -1,5 +1,6 @@
 //! Choosing the next token from a row of logits.
 
+mod choices;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -9,12 +10,15 @@ mod repetition;
 mod rng;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin;
 
+pub use choices::{Choice, Choices, OUTCOME, outcomes};
 pub use repetition::Repetition;
 pub use rng::Rng;
 
 use crate::{dispatch::by_device, indices::Indices};
-use keyfold_tensor::Tensor;
+use keyfold_tensor::{Device, Mailbox, Tensor};
 use std::{error::Error, fmt};
 
 /// How to choose. The filters apply in this order: temperature, top-k, top-p, min-p, each to what the one before left.
@@ -104,6 +108,11 @@ impl Sampler {
         }
     }
 
+    /// Whether a token takes a random number.
+    pub fn takes_number(&self) -> bool {
+        self.temperature != 0.0
+    }
+
     /// Draws a token; the same logits and the same `rng` give the same one. Takes one number from `rng`, or none at
     /// temperature 0. A logit of negative infinity rules its token out.
     ///
@@ -122,21 +131,67 @@ impl Sampler {
     }
 }
 
-/// The likeliest token of each row, of equal ones the first; 0 where no logit is above negative infinity. On a GPU the host
-/// does not wait, and learns of them by [`Indices::read`].
+/// Draws a token from each row of logits, as [`Sampler::sample`] does from the same logits with the same numbers. On a GPU the
+/// host does not wait; it learns of the tokens by [`Choices::read`], or from the `mailbox`, whose slots of two words a row are
+/// used in turn, one a call since the last [`Choices::update`], and are read by [`outcomes`]. `ids` become the tokens, 0 where
+/// none could be drawn.
 ///
 /// # Shapes
 /// - logits: `[rows, vocabulary]`, f32
-/// - tokens: `[rows]`
+/// - ids: `[rows]`
 ///
 /// # Panics
-/// When the shapes differ.
-pub fn greedy(logits: &Tensor, tokens: &mut Indices) {
-    assert_eq!(logits.rows(), tokens.len(), "sample: a token for each row");
-    by_device!(logits, tokens.update(&likeliest_rows(logits)), cuda::greedy(logits, tokens));
+/// When the shapes differ, or there is a mailbox although [`draws_itself`] says no.
+pub fn draw(logits: &Tensor, choices: &mut Choices, ids: Option<&mut Indices>, mailbox: Option<&Mailbox>) {
+    let rows = logits.rows();
+    assert_eq!(rows, choices.len(), "sample: a choice for each row");
+    assert!(ids.as_ref().is_none_or(|ids| ids.len() == rows), "sample: an id for each row");
+    assert!(
+        mailbox.is_none_or(|mailbox| mailbox.words() == OUTCOME * rows),
+        "sample: a mailbox for each row"
+    );
+    let drawn = by_device!(logits, false, cuda::draw(logits, choices, ids.as_deref(), mailbox));
+    if !drawn {
+        assert!(mailbox.is_none(), "sample: a mailbox of a device that does not draw by itself");
+        draw_here(logits, choices, ids);
+    }
 }
 
-/// As [`greedy`], for the host.
+/// Whether [`draw`] chooses on `device` without the host: Hopper or later, and a vocabulary that the shared memory of eight
+/// multiprocessors holds (about 380,000 tokens).
+pub fn draws_itself(device: Device, vocabulary: usize) -> bool {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(index) => {
+            keyfold_tensor::cuda::gpu(index).is_ok_and(|gpu| cuda::serves(gpu, vocabulary))
+        }
+        _ => {
+            let _ = vocabulary;
+            false
+        }
+    }
+}
+
+/// [`draw`] by the host.
+fn draw_here(logits: &Tensor, choices: &mut Choices, ids: Option<&mut Indices>) {
+    let (mut values, cols) = (logits.to_vec(), logits.cols());
+    let drawn: Vec<[u32; OUTCOME]> = (choices.rows.iter_mut().enumerate())
+        .map(|(row, choice)| match choice {
+            None => [0; OUTCOME],
+            Some(choice) => choices::outcome(choice.choose(&mut values[row * cols..][..cols])),
+        })
+        .collect();
+    if let Some(ids) = ids {
+        let id = |[token, bits]: &[u32; OUTCOME]| if *bits == 0 && *token != u32::MAX { *token } else { 0 };
+        ids.overwrite(&drawn.iter().map(id).collect::<Vec<_>>());
+    }
+    choices.outcomes.overwrite(drawn.as_flattened());
+}
+
+/// The likeliest token of each row, of equal ones the first; 0 where no logit is above negative infinity.
+///
+/// # Shapes
+/// - logits: `[rows, vocabulary]`
 pub fn likeliest_rows(logits: &Tensor) -> Vec<u32> {
     let first_largest = |row: &[f32]| {
         let larger = |best: (u32, f32), (token, value): (usize, &f32)| {

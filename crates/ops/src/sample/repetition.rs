@@ -28,6 +28,22 @@ impl Repetition {
         }
     }
 
+    /// Changes nothing.
+    pub fn off() -> Self {
+        Self { penalty: 1.0, seen: Vec::new() }
+    }
+
+    /// What logits are divided or multiplied by.
+    pub(super) fn penalty(&self) -> f32 {
+        self.penalty
+    }
+
+    /// A bit for each of `vocabulary` tokens, in whole words: whether it came.
+    pub(super) fn words(&self, vocabulary: usize) -> impl Iterator<Item = u32> {
+        let halves = self.seen.iter().flat_map(|word| [*word as u32, (*word >> 32) as u32]);
+        halves.chain(std::iter::repeat(0)).take(vocabulary.div_ceil(32))
+    }
+
     /// Whether logits stay as they are.
     pub fn is_off(&self) -> bool {
         self.penalty == 1.0

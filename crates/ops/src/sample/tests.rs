@@ -162,13 +162,107 @@ fn repetition_is_penalised_as_transformers_does() {
     assert_eq!(message, "repetition_penalty is 0: expected a number from 0.01 to 100");
 }
 
+/// Logits of several kinds: near one another and far apart, on a grid, mostly ruled out, all equal, one alone.
+fn of_kind(kind: usize, seed: u64, len: usize) -> Vec<f32> {
+    let [a, b] = [seed, seed + 1000].map(|seed| random(seed, len));
+    let value = |at: usize| {
+        let x = a[at] + b[at];
+        match kind {
+            0 => 0.3 * x,
+            1 => 8.0 * x,
+            2 => (4.0 * x).round() / 2.0,
+            3 if at % 4 != 1 => f32::NEG_INFINITY,
+            4 => 1.5,
+            5 if at != len / 3 => f32::NEG_INFINITY,
+            _ => 3.0 * x,
+        }
+    };
+    (0..len).map(value).collect()
+}
+
+#[test]
+fn what_the_kernel_does_draws_the_same_tokens() {
+    let (mut different, mut all) = (0, 0);
+    let mut numbers = Rng::new(11);
+    let mut pick = |count: usize| (numbers.next_u64() % count as u64) as usize;
+    for case in 0..4000 {
+        let len = [1, 3, 97, 1000, 5000][pick(5)];
+        let logits = of_kind(pick(7), case + 1, len);
+        let sampler = Sampler {
+            temperature: [0.3, 0.7, 1.0, 2.0, 1e-30][pick(5)],
+            top_k: [None, None, Some(1), Some(2), Some(20), Some(900)][pick(6)],
+            top_p: [1.0, 1.0, 0.95, 0.5, 1e-9, 0.9999][pick(6)],
+            min_p: [0.0, 0.0, 0.05, 0.3, 1.0, 1e-40][pick(6)],
+        };
+        let Ok(best) = likeliest(&logits) else { continue };
+        let (mut weights, mut rng) = (Vec::new(), Rng::new(case));
+        cpu::weigh(&sampler, &logits, logits[best], &mut weights);
+        let got = twin::draw(&sampler, &weights, rng.clone().uniform());
+        let want = sampler.sample(&logits, &mut rng).expect("a token");
+        different += usize::from(got != want);
+        all += 1;
+        // Where nothing is added up they are the same always.
+        if sampler.top_k == Some(1) || sampler.top_p == 1e-9 || sampler.min_p == 1.0 && best == want as usize
+        {
+            assert_eq!(got, want, "{sampler:?}");
+        }
+    }
+    assert!(all > 3000 && different * 1000 <= all, "{different} of {all} differ");
+}
+
+#[test]
+fn each_row_chooses_as_its_sampler_does() {
+    let arena = keyfold_tensor::Arena::new();
+    let rows = [of_kind(1, 1, 40), of_kind(6, 2, 40), vec![f32::NEG_INFINITY; 40], of_kind(0, 3, 40)];
+    let mut logits = rows.concat();
+    logits[2 * 40 + 7] = f32::NAN;
+    let logits = arena.tensor_of(4, 40, &logits);
+    let mut repetition = Repetition::new(3.0).expect("in range");
+    repetition.see(&[5, 33, 39]);
+    let choice =
+        |sampler: Sampler, seed: u64| Choice { sampler, rng: Rng::new(seed), repetition: repetition.clone() };
+    let wishes = [Some(Choice::greedy()), Some(choice(SAMPLERS[5], 9)), Some(choice(SAMPLERS[0], 3)), None];
+    let mut choices = Choices::new(&arena, 40, wishes.to_vec()).expect("in range");
+    let mut ids = crate::indices::Indices::new(&arena, vec![9; 4]);
+    let mut own = wishes;
+    for _ in 0..5 {
+        draw(&logits, &mut choices, Some(&mut ids), None);
+        let got = choices.read();
+        for row in 0..2 {
+            let want = own[row].as_mut().expect("a choice").choose(&mut rows[row].clone());
+            assert_eq!(got[row], want);
+            assert_eq!(Ok(ids.values()[row]), want);
+        }
+        assert!(
+            matches!(got[2], Err(SampleError::Logit { token: 7, value }) if value.is_nan()),
+            "{:?}",
+            got[2]
+        );
+        assert_eq!(ids.values()[2..], [0, 0]);
+    }
+    let mut elsewhere = choice(SAMPLERS[0], 4);
+    let mut here = elsewhere.clone();
+    let token = here.choose(&mut rows[1].clone()).expect("a token");
+    elsewhere.chosen(token);
+    assert_eq!(elsewhere.choose(&mut rows[1].clone()), here.choose(&mut rows[1].clone()));
+    let wrong = Choice { sampler: Sampler { top_p: 0.0, ..Sampler::default() }, ..Choice::greedy() };
+    assert!(choices.update(vec![Some(wrong), None, None, None]).is_err());
+    assert!(!draws_itself(keyfold_tensor::Device::Cpu, 40));
+}
+
+#[test]
+fn outcomes_tell_of_tokens_and_errors() {
+    let all =
+        [Ok(7), Err(SampleError::Logit { token: 3, value: f32::INFINITY }), Err(SampleError::NoToken), Ok(0)];
+    let words: Vec<u32> = all.iter().flat_map(|chosen| choices::outcome(*chosen)).collect();
+    assert_eq!(outcomes(&words), all);
+}
+
 #[test]
 fn the_likeliest_of_each_row_is_the_first_of_equals() {
     let arena = keyfold_tensor::Arena::new();
     let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
     let rows = [[0.0, 3.0, 3.0, -1.0], [low, low, low, low], [nan, -5.0, -4.0, -4.0], [-2.0, -1.0, low, 7.0]];
     let logits = arena.tensor_of(4, 4, rows.as_flattened());
-    let mut tokens = crate::indices::Indices::new(&arena, vec![9; 4]);
-    greedy(&logits, &mut tokens);
-    assert_eq!(tokens.read(), [1, 0, 2, 3]);
+    assert_eq!(likeliest_rows(&logits), [1, 0, 2, 3]);
 }

@@ -7,6 +7,7 @@
 mod attention;
 mod cached;
 mod dense;
+mod draws;
 mod fp8;
 mod heads;
 mod loss;
@@ -50,6 +51,7 @@ const SUITES: &[Suite] = &[
     ("paged", paged::attention),
     ("cached", cached::attention),
     ("tpa_cached", cached::tpa),
+    ("sample", draws::sample),
 ];
 
 /// Names of what can be checked.

@@ -134,6 +134,11 @@ impl<'a> Twins<'a> {
         [&self.host, &self.device].map(|arena| Indices::new(arena, values.to_vec()))
     }
 
+    /// The arena of the device.
+    pub(super) fn device(&self) -> &Arena {
+        &self.device
+    }
+
     /// Numbers to draw ids and the like from.
     pub(super) fn ids(&mut self, count: usize, below: usize) -> Vec<u32> {
         self.seed += 1;

@@ -1,7 +1,7 @@
 //! Choosing tokens: penalties and biases on logits, then the sampler that all commands share.
 
 use keyfold_engine::{Constraint, Failure, Logprobs, Sampling, Token};
-use keyfold_ops::sample::{Repetition, Rng, SampleError, Sampler};
+use keyfold_ops::sample::{Choice, Repetition, Rng, SampleError, Sampler};
 use std::{cmp::Ordering, collections::HashMap};
 
 /// What is remembered from token to token of a request.
@@ -48,6 +48,41 @@ impl SamplerState {
     /// Likeliest tokens to tell with each token.
     pub(crate) fn top_logprobs(&self) -> usize {
         self.logprobs.unwrap_or(0)
+    }
+
+    /// How the `ahead`-th token from here is chosen, if logits and random numbers are all it takes: where tokens lie between,
+    /// there may be no penalty.
+    pub(crate) fn choice(&self, ahead: usize) -> Option<Choice> {
+        let plain = self.frequency_penalty == 0.0
+            && self.presence_penalty == 0.0
+            && self.bias.is_empty()
+            && self.constraint.is_none()
+            && self.logprobs.is_none()
+            && self.sampler.validate().is_ok();
+        let repetition = self.repetition.as_ref().ok().filter(|repetition| ahead == 0 || repetition.is_off());
+        let mut choice = Choice {
+            sampler: self.sampler,
+            rng: self.rng,
+            repetition: repetition.filter(|_| plain)?.clone(),
+        };
+        if self.sampler.takes_number() {
+            for _ in 0..ahead {
+                choice.rng.next_u64();
+            }
+        }
+        Some(choice)
+    }
+
+    /// A token was chosen elsewhere as [`SamplerState::choice`] says.
+    pub(crate) fn chosen(&mut self, drawn: Result<u32, SampleError>) -> Result<(Token, bool), Failure> {
+        let id = drawn.map_err(|error| Failure(error.to_string()))?;
+        if self.sampler.takes_number() {
+            self.rng.next_u64();
+        }
+        if let Ok(repetition) = &mut self.repetition {
+            repetition.see(&[id]);
+        }
+        Ok((Token { id, logprobs: None }, false))
     }
 
     /// The next token, and whether it fulfils the constraint.

@@ -58,6 +58,43 @@ fn log_probabilities_are_the_models_own() {
 }
 
 #[test]
+fn tokens_chosen_elsewhere_are_those_chosen_here() {
+    let logits: Vec<f32> = (0..50).map(|i| ((i * 37) % 50) as f32 / 10.0).collect();
+    for (penalty, temperature) in [(1.0, 0.9), (1.6, 0.9), (1.6, 0.0)] {
+        let wish =
+            |s: &mut Sampling| (s.temperature, s.seed, s.repetition_penalty) = (temperature, 3, penalty);
+        let (mut here, mut elsewhere) = (state(wish), state(wish));
+        let want = chosen(&mut here, &logits, 20);
+        if penalty == 1.0 {
+            // Guesses: each row's numbers are known before the rows before it are looked at.
+            let ahead: Vec<u32> = (0..20)
+                .map(|at| {
+                    elsewhere.choice(at).expect("a choice").choose(&mut logits.clone()).expect("a token")
+                })
+                .collect();
+            assert_eq!(ahead, want);
+        } else {
+            assert!(elsewhere.choice(1).is_none(), "what is penalised is not known yet");
+        }
+        for want in want {
+            let drawn = elsewhere.choice(0).expect("a choice").choose(&mut logits.clone());
+            assert_eq!(elsewhere.chosen(drawn).expect("a token").0.id, want);
+        }
+    }
+    for wish in [
+        |s: &mut Sampling| s.logprobs = Some(0),
+        |s: &mut Sampling| s.logit_bias = vec![(1, 1.0)],
+        |s: &mut Sampling| s.frequency_penalty = 0.1,
+        |s: &mut Sampling| s.presence_penalty = 0.1,
+        |s: &mut Sampling| s.repetition_penalty = 0.0,
+        |s: &mut Sampling| s.top_p = 0.0,
+    ] {
+        assert!(state(wish).choice(0).is_none());
+    }
+    assert!(state(|_| ()).chosen(Err(SampleError::NoToken)).is_err());
+}
+
+#[test]
 fn numbers_that_are_none_end_the_request() {
     assert!(state(|_| ()).choose(&[0.0, f32::NAN]).is_err());
     let error = state(|s| s.logit_bias = vec![(0, 1.0)]).choose(&[f32::NEG_INFINITY]).expect_err("no token");

@@ -10,7 +10,10 @@ use crate::{commands::storage::StorageArgs, model_dir::ModelDir};
 use anyhow::Context;
 use keyfold_core::DType;
 use keyfold_model::{Chunk, Decoder, ModelConfig, PagedCache, weights::Weights};
-use keyfold_ops::{bandwidth, sample};
+use keyfold_ops::{
+    bandwidth,
+    sample::{self, Choice, Rng, Sampler},
+};
 use keyfold_tensor::{Arena, Device};
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
@@ -46,6 +49,15 @@ pub(crate) struct Args {
     /// Repetitions to take the median of.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
+    /// Draw tokens at this temperature; 0 takes the likeliest.
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f32,
+    /// Draw from this many of the likeliest tokens.
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the smallest set of likeliest tokens with this probability.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
     #[command(flatten)]
     storage: StorageArgs,
     /// Print a JSON array.
@@ -243,11 +255,11 @@ impl<'a> Bench<'a> {
                     logits: 1,
                 })
                 .collect();
-            let mut greedy = decoder.greedy(&chunks, &mut cache);
-            (0..FIRST_STEPS).for_each(|_| greedy.step());
+            let mut decoding = decoder.decode(&chunks, self.choices(batch), &mut cache)?;
+            (0..FIRST_STEPS).for_each(|_| decoding.step());
             self.device.synchronize();
             let start = Instant::now();
-            (0..*tokens).for_each(|_| greedy.step());
+            (0..*tokens).for_each(|_| decoding.step());
             self.device.synchronize();
             decode.push(start.elapsed().as_secs_f64() / *tokens as f64);
         }
@@ -279,6 +291,14 @@ impl<'a> Bench<'a> {
             kv_dtype,
             threads: rayon::current_num_threads(),
         })
+    }
+
+    /// How the sequences' tokens are chosen.
+    fn choices(&self, batch: usize) -> Vec<Choice> {
+        let Args { temperature, top_k, top_p, .. } = *self.args;
+        let sampler = Sampler { temperature, top_k, top_p, min_p: 0.0 };
+        let choice = |seed| Choice { sampler, rng: Rng::new(seed), ..Choice::greedy() };
+        (0..batch as u64).map(choice).collect()
     }
 
     /// Computes a prompt into `pages`; the token that follows it.

@@ -4,7 +4,7 @@
 use crate::commands::print_line;
 use keyfold_core::DType;
 use keyfold_model::{Chunk, Decoder, ModelConfig, PagedCache, weights::Weights};
-use keyfold_ops::sample;
+use keyfold_ops::sample::{Choice, Repetition, Rng, Sampler};
 use keyfold_tensor::{Arena, Device};
 
 /// Largest relative deviation of logits: activations and the cache are bf16 on a GPU, or the cache has three bits of mantissa.
@@ -14,6 +14,8 @@ const PAGE: usize = 16;
 const PROMPTS: [usize; 3] = [70, 5, 33];
 /// Steps of one token a sequence.
 const STEPS: usize = 20;
+/// Steps that are asked for at a time.
+const LATE: usize = 5;
 
 /// Sequences in pages, and what became of them.
 struct Decoding {
@@ -60,19 +62,52 @@ impl Decoding {
         self.decoder.forward(&batch, &mut self.cache).to_vec()
     }
 
-    /// Tokens of steps that go on by themselves.
-    fn greedy(&mut self, first: &[Vec<u32>]) -> Vec<u32> {
+    /// Tokens of steps that go on by themselves, of which some are read late.
+    fn by_itself(&mut self, first: &[Vec<u32>], choices: &[Choice]) -> anyhow::Result<Vec<u32>> {
         let parts = first.iter().zip(&self.pages).zip(&self.past);
         let batch: Vec<Chunk<'_>> =
             parts.map(|((tokens, pages), past)| Chunk { tokens, past: *past, pages, logits: 1 }).collect();
-        let mut greedy = self.decoder.greedy(&batch, &mut self.cache);
+        let mut decoding = self.decoder.decode(&batch, choices.to_vec(), &mut self.cache)?;
+        let mut made = Vec::new();
+        for _ in 0..STEPS / LATE {
+            (0..LATE).for_each(|_| decoding.step());
+            while let Some(tokens) = decoding.read() {
+                made.extend(tokens.into_iter().collect::<Result<Vec<u32>, _>>()?);
+            }
+        }
+        Ok(made)
+    }
+
+    /// The same, each step's tokens chosen by the host from the device's logits.
+    fn asked(&mut self, first: &[Vec<u32>], choices: &[Choice]) -> anyhow::Result<Vec<u32>> {
+        let (mut tokens, mut choices) = (first.to_vec(), choices.to_vec());
         let mut made = Vec::new();
         for _ in 0..STEPS {
-            greedy.step();
-            made.extend_from_slice(greedy.tokens());
+            let mut logits = self.step(&tokens);
+            let rows = logits.chunks_mut(self.decoder.config().vocab_size).zip(&mut choices);
+            let next = rows.map(|(row, choice)| choice.choose(row)).collect::<Result<Vec<u32>, _>>()?;
+            made.extend_from_slice(&next);
+            tokens = next.into_iter().map(|token| vec![token]).collect();
         }
-        made
+        Ok(made)
     }
+}
+
+/// Filters of several kinds, with and without a penalty.
+fn drawing() -> anyhow::Result<Vec<Choice>> {
+    let any = Sampler { temperature: 0.9, ..Sampler::default() };
+    let samplers = [
+        any,
+        Sampler { top_k: Some(40), top_p: 0.9, min_p: 0.02, ..any },
+        Sampler { temperature: 2.0, top_p: 0.8, ..any },
+    ];
+    let mut choices = Vec::new();
+    for (sampler, penalty) in samplers.into_iter().zip([1.0, 1.3, 2.0]) {
+        let mut repetition = Repetition::new(penalty)?;
+        repetition.see(&[1, 2, 31, 32, 299]);
+        choices.push(Choice { sampler, rng: Rng::new(choices.len() as u64), repetition });
+    }
+    Ok(choices)
 }
 
 /// The relative deviation of `got` from `want`.
@@ -109,19 +144,16 @@ pub(super) fn check(kind: &str, config: &ModelConfig, device: Device, kv: DType)
     let crowd = other.repeat(&[0, 1, 2]);
     let alone: Vec<f32> = (0..PROMPTS.len()).flat_map(|sequence| other.repeat(&[sequence])).collect();
     let apart = deviation(&alone, &crowd);
-    // The host chooses from the device's logits what the device chooses by itself.
+    // The host chooses from the device's logits what the device chooses by itself: the likeliest, then drawn tokens.
     let past = other.past.clone();
-    let mut tokens: Vec<Vec<u32>> = (0..PROMPTS.len()).map(|at| vec![token(at)]).collect();
-    let by_itself = other.greedy(&tokens);
-    other.past = past;
-    let mut asked = Vec::new();
-    for _ in 0..STEPS {
-        let logits = Arena::new().tensor_of(PROMPTS.len(), vocab, &other.step(&tokens));
-        let next = sample::likeliest_rows(&logits);
-        asked.extend_from_slice(&next);
-        tokens = next.into_iter().map(|token| vec![token]).collect();
+    let tokens: Vec<Vec<u32>> = (0..PROMPTS.len()).map(|at| vec![token(at)]).collect();
+    let mut equal = true;
+    for choices in [vec![Choice::greedy(); PROMPTS.len()], drawing()?] {
+        let by_itself = other.by_itself(&tokens, &choices)?;
+        other.past.clone_from(&past);
+        equal &= by_itself == other.asked(&tokens, &choices)?;
+        other.past.clone_from(&past);
     }
-    let equal = by_itself == asked;
     let good = worst <= limit && apart <= LIMITS[0] && equal;
     print_line(format_args!(
         "{kind:16} decoding, {kv}: logits within {worst:.1e}, alone within {apart:.1e}, steps by themselves {}{}",

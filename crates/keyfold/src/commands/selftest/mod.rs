@@ -1,6 +1,7 @@
 //! `keyfold selftest`: a device's kernels against the host's.
 
 mod decoding;
+mod serving;
 
 use super::print_line;
 use keyfold_core::DType;
@@ -59,6 +60,7 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     wrong?;
     if args.op.is_empty() {
         failed += designs(device)?;
+        failed += usize::from(!serving::check(device)?);
     }
     for (op, all, bad, worst) in &ops {
         print_line(format_args!(
