@@ -1,9 +1,8 @@
 // The next token of each row of logits, drawn as `cpu.rs` draws it.
 //
 // Shapes: logits [rows, vocabulary]. A cluster of blocks a row, a slice of the vocabulary a block, whose weights
-// e^((logit - max) / temperature) stay in shared memory. They have the very bits that the host computes, so that top-k and
-// ties are the same. No sorting: what a filter keeps is a beginning of the order "likelier first, among equals the smaller
-// number", which a weight and a number of tokens with that very weight describe (select.cuh).
+// e^((logit - max) / temperature) stay in shared memory. They have the very bits that the host computes, so that ties are the
+// same. The vocabulary is not sorted (select.cuh).
 #include "select.cuh"
 
 // A row's wishes and what it remembers from token to token; the host lays it out (choices.rs).
@@ -81,9 +80,9 @@ struct Out {
 
 extern "C" __global__ void __launch_bounds__(1024) draw(Matrix<const float> logits, Wishes* all, Out out, int rows, int vocabulary, int slice) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    extern __shared__ __align__(16) uint8_t memory[];
+    extern __shared__ __align__(16) uint32_t memory[];
     __shared__ Shared shared;
-    Slice mine(memory, shared, vocabulary, slice);
+    Selection mine(memory, shared, vocabulary, slice);
     mine.clear();
     wait_for_previous_kernel();
     const int row = blockIdx.x / mine.blocks;

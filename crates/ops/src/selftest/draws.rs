@@ -22,7 +22,7 @@ fn logits(kind: usize, seed: u64, len: usize) -> Vec<f32> {
             0 => 0.3 * x,
             1 => 8.0 * x,
             2 => (4.0 * x).round() / 2.0,
-            3 if at % 4 != 0 => f32::NEG_INFINITY,
+            3 if !at.is_multiple_of(4) => f32::NEG_INFINITY,
             4 => 1.5,
             5 if at != len / 3 => f32::NEG_INFINITY,
             _ => 3.0 * x,
