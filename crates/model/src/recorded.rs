@@ -41,7 +41,7 @@ pub(crate) struct GoesOn {
 fn rounded(sequences: usize) -> usize {
     match sequences {
         0..=2 => sequences,
-        // Products of 3 to 7 rows are slower than those of 8.
+        // Products of 3 to 7 rows take no less time than those of 8.
         3..=64 => sequences.next_multiple_of(8),
         _ => sequences.next_multiple_of(32),
     }

@@ -1,6 +1,6 @@
 //! Work that a tape puts off until it is known what follows, so that both are one kernel of a GPU.
 //!
-//! For one row or two a norm is part of the product that reads it, a residual sum part of the product that is added, and a gated
+//! For a few rows a norm is part of the product that reads it, a residual sum part of the product that is added, and a gated
 //! activation part of its product ([`linear::forward_fused`]). A value that is put off has its memory, but nothing in it; any
 //! other op that might read it has it computed first.
 

@@ -123,7 +123,7 @@ pub(super) fn norms(x: &Tensor, w: &Tensor) -> bool {
 fn tiles_of(gpu: &Gpu, name: &str, matrix: &Tensor, rows: usize) -> Boxes {
     // A lone row's stride is never walked, but must be one that the copy engine accepts.
     let stride = if matrix.rows() > 1 { matrix.stride() } else { matrix.cols() };
-    boxes(gpu, name, matrix.address(), [matrix.cols(), matrix.rows()], &[stride], [STEP, rows])
+    boxes(gpu, name, DType::Bf16, matrix.address(), [matrix.cols(), matrix.rows()], &[stride], [STEP, rows])
 }
 
 /// See [`super::forward_fused`]; `x` and `w` are such that the kernel [`serves`] them, and [`norms`] where there is a norm.
