@@ -24,7 +24,7 @@ use keyfold_tensor::{Arena, Tensor};
 pub const MAX_TOKENS: usize = 4;
 
 /// Rows at the end of a sequence that may have been written by the op right before this one; on a GPU older ones are read while
-/// that op still runs.
+/// that op still runs, which must be one that waits for those before it (docs/cuda.md).
 pub const RECENT: usize = 2 * MAX_TOKENS;
 
 /// What the attention of all layers looks like.
