@@ -63,7 +63,7 @@ impl<'a> Rows<'a> {
 /// Rows into 8 bits: `out[at[r]] = x[r]`. Blocks that `x` ends in the middle of are scaled by what it has of them.
 ///
 /// # Shapes
-/// `x` [rows, cols] f32 or bf16, `at` [rows] below `places`, `out` [places, cols].
+/// `x` `[rows, cols]` f32 or bf16, `at` `[rows]` below `places`, `out` `[places, cols]`.
 ///
 /// # Panics
 /// When the shapes do not fit, a place is not in `out`, or the columns of `out` do not begin a block.
@@ -78,7 +78,7 @@ pub fn store(x: &Tensor, at: &Indices, out: Rows<'_>) {
 /// Rows out of 8 bits: `out[r] = rows[at[r]]`.
 ///
 /// # Shapes
-/// `rows` [places, cols], `at` [rows] below `places`, `out` [rows, cols] f32 or bf16.
+/// `rows` `[places, cols]`, `at` `[rows]` below `places`, `out` `[rows, cols]` f32 or bf16.
 ///
 /// # Panics
 /// When the shapes do not fit, a place is not in `rows`, or the columns of `rows` do not begin a block.
