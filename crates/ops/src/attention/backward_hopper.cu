@@ -52,10 +52,10 @@ __device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, c
                                          const Places<D, E>& at) {
     const int lane = threadIdx.x % 32;
     auto load_tile = [&](uint32_t to, const CUtensorMap* map, uint32_t barrier, int columns, int head, int row) {
-        for (int c = 0; c < columns; c++) hopper::copy_box(to + c * 64 * 128, map, barrier, c * 64, head, row, job.batch);
+        for (int c = 0; c < columns; c++) copy_box(to + c * 64 * 128, map, barrier, c * 64, head, row, job.batch);
     };
     if (lane == 0) {
-        hopper::barrier_expect(at.loaded(), KEYS * (D + E) * 2);
+        barrier_expect(at.loaded(), KEYS * (D + E) * 2);
         for (int g = 0; g < KEY_GROUPS; g++) {
             load_tile(at.k + g * at.K_TILE, maps.k, at.loaded(), D / 64, job.kv_head, job.first_key + g * BN);
             load_tile(at.v + g * at.V_TILE, maps.v, at.loaded(), E / 64, job.kv_head, job.first_key + g * BN);
@@ -65,11 +65,11 @@ __device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, c
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), ring.next()) {
         const int first = walk.block * BM;
         const int64_t row = int64_t(job.batch * shape.heads + walk.head) * shape.seq;
-        hopper::barrier_wait(at.empty(ring.stage), ring.parity ^ 1);
+        barrier_wait(at.empty(ring.stage), ring.parity ^ 1);
         auto load = [&](int which, uint32_t to, const CUtensorMap* map, int columns, const float* sums) {
             const uint32_t full = at.full(ring.stage, which);
             if (lane == 0) {
-                hopper::barrier_expect(full, columns * BM * 128);
+                barrier_expect(full, columns * BM * 128);
                 load_tile(to, map, full, columns, walk.head, first);
             }
             load_sums(at.sums(ring.stage, which), sums + row, first, shape.seq, full);
@@ -86,21 +86,21 @@ __device__ __forceinline__ void keys(const Inputs& in, const Shape& shape, const
     constexpr bool EARLY = D + E < 256;
     const int first_key = job.first_key + group * BN;
     float dk[D / SPAN<D>][SPAN<D> / 8][4] = {}, dv[E / SPAN<E>][SPAN<E> / 8][4] = {};
-    hopper::barrier_wait(at.loaded(), 0);
+    barrier_wait(at.loaded(), 0);
     Ring<STAGES> ring;
     int done = 0, before = 0;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), done++) {
         const uint32_t q = at.q + ring.stage * at.Q_STAGE, d_o = at.d_o + ring.stage * at.O_STAGE;
         float s[8][4], dp[8][4];
-        hopper::barrier_wait(at.full(ring.stage, QUERIES), ring.parity);
-        hopper::barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
+        barrier_wait(at.full(ring.stage, QUERIES), ring.parity);
+        barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
         wgmma_fence();
         rows_by_rows<D>(s, at.k + group * at.K_TILE, q);
         if (EARLY) rows_by_rows<E>(dp, at.v + group * at.V_TILE, d_o);
         if (done > 0) {
             wgmma_wait<EARLY ? 2 : 1>();
             __syncwarp();
-            if (threadIdx.x % 32 == 0) hopper::barrier_arrive(at.empty(before));
+            if (threadIdx.x % 32 == 0) barrier_arrive(at.empty(before));
         }
         wgmma_wait<EARLY ? 1 : 0>();
         settle(s);
@@ -117,7 +117,7 @@ __device__ __forceinline__ void keys(const Inputs& in, const Shape& shape, const
         const int buffer = done & 1;
         if (done > 1) sync<WORKING>(DS_EMPTY + buffer);
         to_score_gradients(p, dp, at.sums(ring.stage, OUTPUTS), at.ds + (buffer * KEY_GROUPS + group) * P_BYTES);
-        fence_for_products();
+        fence_async();
         arrive<WORKING>(DS_FULL + buffer);
         wgmma_fence();
         add_product<D>(dk, p, q);
@@ -138,7 +138,7 @@ __device__ __forceinline__ void keys(const Inputs& in, const Shape& shape, const
 template <int D, int E>
 __device__ __forceinline__ void queries(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at) {
     const int warp = threadIdx.x / 32 % 4;
-    hopper::barrier_wait(at.loaded(), 0);
+    barrier_wait(at.loaded(), 0);
     int buffer = 0;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), buffer ^= 1) {
         float* const sums = tile_of(in.dq_sums, job.batch * shape.heads + walk.head, 4 * walk.blocks, walk.block * 4 + warp, D, 0);
@@ -160,25 +160,25 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape, c
     extern __shared__ __align__(1024) char shared[];
     const Places<D, E> at(shared_address(shared));
     if (threadIdx.x == 0) {
-        hopper::barrier_init(at.loaded(), 1);
+        barrier_init(at.loaded(), 1);
         for (int stage = 0; stage < STAGES; stage++) {
             // The copy engine and the loading warp's lanes; the warps that have keys.
-            for (int which : {QUERIES, OUTPUTS}) hopper::barrier_init(at.full(stage, which), 1 + 32);
-            hopper::barrier_init(at.empty(stage), 4 * KEY_GROUPS);
+            for (int which : {QUERIES, OUTPUTS}) barrier_init(at.full(stage, which), 1 + 32);
+            barrier_init(at.empty(stage), 4 * KEY_GROUPS);
         }
-        hopper::barrier_init_fence();
+        barrier_init_fence();
     }
     __syncthreads();
     const Job job(in, shape);
     const int group = warpgroup();
     if (group < KEY_GROUPS) {
-        hopper::take_registers<208>();
+        take_registers<208>();
         keys<D, E>(in, shape, job, at, group);
     } else if (group == KEY_GROUPS) {
-        hopper::give_registers<64>();
+        give_registers<64>();
         queries<D, E>(in, shape, job, at);
     } else {
-        hopper::give_registers<32>();
+        give_registers<32>();
         if (threadIdx.x / 32 % 4 == 0) load_all<D, E>(in, shape, maps, job, at);
     }
 }

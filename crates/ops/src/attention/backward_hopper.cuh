@@ -1,7 +1,7 @@
 // What the backward kernels for Hopper share: roles of warpgroups, rings of stages, products of tiles of 64 rows.
 #pragma once
 #include "backward.cuh"
-#include "paged/hopper.cuh"
+#include "hopper.cuh"
 #include "wgmma.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -62,8 +62,7 @@ template <int COLUMNS>
 __device__ __forceinline__ void rows_by_rows(float (&d)[8][4], uint32_t a, uint32_t b) {
 #pragma unroll
     for (int kk = 0; kk < COLUMNS / 16; kk++)
-        wgmma<0, 0>(d, tile_descriptor(a + kk / 4 * 64 * 128 + kk % 4 * 32, 0),
-                    tile_descriptor(b + kk / 4 * 64 * 128 + kk % 4 * 32, 0), kk > 0);
+        wgmma<0, 0>(d, Factor(a + kk / 4 * 64 * 128 + kk % 4 * 32), Factor(b + kk / 4 * 64 * 128 + kk % 4 * 32), kk > 0);
     wgmma_commit();
 }
 
@@ -79,7 +78,7 @@ __device__ __forceinline__ void add_product(float (&d)[COLUMNS / SPAN<COLUMNS>][
     for (int kk = 0; kk < 4; kk++)
 #pragma unroll
         for (int n = 0; n < COLUMNS / SPAN<COLUMNS>; n++)
-            wgmma<1>(d[n], a[kk], tile_descriptor(b + n * SPAN<COLUMNS> * 128 + kk * 2048, 64 * 128), 1);
+            wgmma<1>(d[n], a[kk], Factor(b + n * SPAN<COLUMNS> * 128 + kk * 2048, 64 * 128), 1);
     wgmma_commit();
 }
 
@@ -143,8 +142,7 @@ __device__ __forceinline__ void queries_part(float (&dq)[8][4], uint32_t ds, uin
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < 8; kk++)
-        wgmma<1, 1>(dq, tile_descriptor(ds + kk * 2048, 0),
-                    tile_descriptor((kk < 4 ? keys : more_keys) + kk % 4 * 2048, 0), kk > 0);
+        wgmma<1, 1>(dq, Factor(ds + kk * 2048), Factor((kk < 4 ? keys : more_keys) + kk % 4 * 2048), kk > 0);
     wgmma_commit();
     wgmma_wait<0>();
     settle(dq);

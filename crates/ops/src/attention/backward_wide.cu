@@ -24,13 +24,13 @@ __device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, c
                                          const Places<D, E>& at) {
     const int lane = threadIdx.x % 32, rank = cluster_rank();
     if (lane == 0) {
-        hopper::barrier_expect(at.loaded(), BN * (D + E) * 2 + Share<D>::KEPT * BN * 128);
+        barrier_expect(at.loaded(), BN * (D + E) * 2 + Share<D>::KEPT * BN * 128);
         for (int c = 0; c < D / 64; c++)
-            hopper::copy_box(at.k + c * BN * 128, maps.k, at.loaded(), c * 64, job.kv_head, job.first_key, job.batch);
+            copy_box(at.k + c * BN * 128, maps.k, at.loaded(), c * 64, job.kv_head, job.first_key, job.batch);
         for (int c = 0; c < E / 64; c++)
-            hopper::copy_box(at.v + c * BN * 128, maps.v, at.loaded(), c * 64, job.kv_head, job.first_key, job.batch);
+            copy_box(at.v + c * BN * 128, maps.v, at.loaded(), c * 64, job.kv_head, job.first_key, job.batch);
         for (int c = 0; c < Share<D>::KEPT; c++)
-            hopper::copy_box(at.other_k + c * BN * 128, maps.k, at.loaded(), (Share<D>::kept_from(rank) + c) * 64, job.kv_head,
+            copy_box(at.other_k + c * BN * 128, maps.k, at.loaded(), (Share<D>::kept_from(rank) + c) * 64, job.kv_head,
                              job.cluster_key + (rank ^ 1) * BN, job.batch);
     }
     Ring<STAGES> ring;
@@ -38,9 +38,9 @@ __device__ __forceinline__ void load_all(const Inputs& in, const Shape& shape, c
         const int first = walk.block * BM;
         auto load = [&](int which, uint32_t to, const CUtensorMap* map, int columns, const float* sums) {
             const uint32_t full = at.full(ring.stage, which);
-            hopper::barrier_wait(at.empty(ring.stage, which), ring.parity ^ 1);
+            barrier_wait(at.empty(ring.stage, which), ring.parity ^ 1);
             if (lane == 0) {
-                hopper::barrier_expect(full, columns * BM * 128);
+                barrier_expect(full, columns * BM * 128);
                 for (int c = rank; c < columns; c += CLUSTER)
                     copy_to_all(to + c * BM * 128, map, full, c * 64, walk.head, first, job.batch);
             }
@@ -57,13 +57,13 @@ template <int D, int E>
 __device__ __forceinline__ void scores(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at) {
     const int thread = threadIdx.x % GROUP;
     float dv[E / SPAN<E>][SPAN<E> / 8][4] = {};
-    hopper::barrier_wait(at.loaded(), 0);
+    barrier_wait(at.loaded(), 0);
     Ring<STAGES> ring;
     int done = 0;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), ring.next(), done++) {
         const int first_query = walk.block * BM;
         float s[8][4];
-        hopper::barrier_wait(at.full(ring.stage, QUERIES), ring.parity);
+        barrier_wait(at.full(ring.stage, QUERIES), ring.parity);
         wgmma_fence();
         rows_by_rows<D>(s, at.k, at.q + ring.stage * at.Q_STAGE);
         if (done > 0) {
@@ -77,13 +77,13 @@ __device__ __forceinline__ void scores(const Inputs& in, const Shape& shape, con
 
         uint32_t p[4][4];
         to_probabilities(p, s, Score(shape, walk.head), shape, job.token, first_query, job.first_key, at.sums(ring.stage, QUERIES));
-        if (done > 0) hopper::barrier_wait(at.ds_empty(), (done & 1) ^ 1);
+        if (done > 0) barrier_wait(at.ds_empty(), (done & 1) ^ 1);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at.ds + (i * GROUP + thread) * 16), "r"(p[i][0]),
                          "r"(p[i][1]), "r"(p[i][2]), "r"(p[i][3]) : "memory");
         arrive<2 * GROUP>(P_FULL);
-        hopper::barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
+        barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
         wgmma_fence();
         add_product<E>(dv, p, at.d_o + ring.stage * at.O_STAGE);
     }
@@ -100,12 +100,12 @@ template <int D, int E>
 __device__ __forceinline__ void sums(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at) {
     const int thread = threadIdx.x % GROUP;
     float dk[D / SPAN<D>][SPAN<D> / 8][4] = {};
-    hopper::barrier_wait(at.loaded(), 0);
+    barrier_wait(at.loaded(), 0);
     Ring<STAGES> ring;
     int done = 0;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), ring.next(), done++) {
         float dp[8][4];
-        hopper::barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
+        barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
         wgmma_fence();
         rows_by_rows<E>(dp, at.v, at.d_o + ring.stage * at.O_STAGE);
         if (done > 0) {
@@ -126,14 +126,14 @@ __device__ __forceinline__ void sums(const Inputs& in, const Shape& shape, const
                          : "memory");
         sync<GROUP>(SUMS);
         to_score_gradients(ds, dp, at.sums(ring.stage, OUTPUTS), at.ds);
-        fence_for_products();
+        fence_async();
         sync<GROUP>(SUMS);
         if (thread == 0) {
-            hopper::barrier_expect(at.ds_full(), P_BYTES);
+            barrier_expect(at.ds_full(), P_BYTES);
             copy_to_other(at.ds + P_BYTES, at.ds, P_BYTES, at.ds_full());
         }
         release(at.empty(ring.stage, OUTPUTS));
-        hopper::barrier_wait(at.full(ring.stage, QUERIES), ring.parity);
+        barrier_wait(at.full(ring.stage, QUERIES), ring.parity);
         wgmma_fence();
         add_product<D>(dk, ds, at.q + ring.stage * at.Q_STAGE);
     }
@@ -149,12 +149,12 @@ __device__ __forceinline__ void sums(const Inputs& in, const Shape& shape, const
 template <int D, int E>
 __device__ __forceinline__ void queries(const Inputs& in, const Shape& shape, const Job& job, const Places<D, E>& at) {
     const int warp = threadIdx.x / 32 % 4, rank = cluster_rank();
-    hopper::barrier_wait(at.loaded(), 0);
+    barrier_wait(at.loaded(), 0);
     int done = 0;
     for (Walk walk = job.walk(in, shape); !walk.done(); walk.next(), done++) {
         float* const sums = tile_of(in.dq_sums, job.batch * shape.heads + walk.head, 4 * walk.blocks, walk.block * 4 + warp, D, 0);
         const int side = Share<D>::EVEN ? rank : (rank ^ done) & 1, end = Share<D>::end(side);
-        hopper::barrier_wait(at.ds_full(), done & 1);
+        barrier_wait(at.ds_full(), done & 1);
         for (int part = Share<D>::begin(side); part < end; part++) {
             const uint32_t other = at.other_k + (part - Share<D>::kept_from(rank)) * BN * 128;
             float dq[8][4];
@@ -171,32 +171,32 @@ __device__ __forceinline__ void backward(const Inputs& in, const Shape& shape, c
     extern __shared__ __align__(1024) char shared[];
     const Places<D, E> at(shared_address(shared));
     if (threadIdx.x == 0) {
-        hopper::barrier_init(at.loaded(), 1);
-        hopper::barrier_init(at.ds_full(), 1);
-        hopper::barrier_init(at.ds_empty(), CLUSTER * 4);
+        barrier_init(at.loaded(), 1);
+        barrier_init(at.ds_full(), 1);
+        barrier_init(at.ds_empty(), CLUSTER * 4);
         for (int stage = 0; stage < STAGES; stage++)
             for (int which : {QUERIES, OUTPUTS}) {
                 // The copy engine and the loading warp's lanes; the warps of one group, or of two, in all blocks.
-                hopper::barrier_init(at.full(stage, which), 1 + 32);
-                hopper::barrier_init(at.empty(stage, which), CLUSTER * (which == QUERIES ? 4 : 8));
+                barrier_init(at.full(stage, which), 1 + 32);
+                barrier_init(at.empty(stage, which), CLUSTER * (which == QUERIES ? 4 : 8));
             }
-        hopper::barrier_init_fence();
+        barrier_init_fence();
     }
     __syncthreads();
     cluster_sync();
     const Job job(in, shape);
     const int group = warpgroup();
     if (group == 0) {
-        hopper::take_registers<208>();
+        take_registers<208>();
         scores<D, E>(in, shape, job, at);
     } else if (group == 1) {
-        hopper::take_registers<208>();
+        take_registers<208>();
         sums<D, E>(in, shape, job, at);
     } else if (group == 2) {
-        hopper::give_registers<64>();
+        give_registers<64>();
         queries<D, E>(in, shape, job, at);
     } else {
-        hopper::give_registers<32>();
+        give_registers<32>();
         if (threadIdx.x / 32 % 4 == 0) load_all<D, E>(in, shape, maps, job, at);
     }
     // Nobody leaves while the other may write here.

@@ -5,7 +5,7 @@
 // a warpgroup the products of one block of keys with the queries are computed while the probabilities of the block before
 // are multiplied with its values; the two warpgroups take turns in asking for products, so that one's softmax runs beside
 // the other's (FlashAttention-3, arXiv 2407.08608, sections 3.1 and 3.2).
-#include "paged/hopper.cuh"
+#include "hopper.cuh"
 #include "shape.cuh"
 #include "wgmma.cuh"
 
@@ -31,7 +31,7 @@ constexpr int KEYS = 0, VALUES = 1;
 
 __device__ __forceinline__ void released(uint32_t barrier) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) hopper::barrier_arrive(barrier);
+    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
 template <int D, int E, int BN>
@@ -60,38 +60,38 @@ __device__ __forceinline__ void forward(const Heads& out, float* lse, const Shap
     const int last_query = min(first_query + BM, shape.seq) - 1, blocks = (past + last_query - first_key) / BN + 1;
 
     if (threadIdx.x == 0) {
-        hopper::barrier_init(at.asked(), 1);
+        barrier_init(at.asked(), 1);
         for (int stage = 0; stage < STAGES; stage++)
             for (int which : {KEYS, VALUES}) {
-                hopper::barrier_init(at.full(which, stage), 1);
-                hopper::barrier_init(at.empty(which, stage), WARPS);
+                barrier_init(at.full(which, stage), 1);
+                barrier_init(at.empty(which, stage), WARPS);
             }
-        hopper::barrier_init_fence();
+        barrier_init_fence();
     }
     __syncthreads();
     const int group = warpgroup();
 
     if (group == GROUPS) {
-        hopper::give_registers<24>();
+        give_registers<24>();
         if (threadIdx.x != GROUPS * 128) return;
-        hopper::barrier_expect(at.asked(), BM * D * 2);
+        barrier_expect(at.asked(), BM * D * 2);
         for (int c = 0; c < D / 64; c++)
-            hopper::copy_box(at.q + c * BM * 128, q_map, at.asked(), c * 64, head, first_query, batch);
+            copy_box(at.q + c * BM * 128, q_map, at.asked(), c * 64, head, first_query, batch);
         for (int j = 0; j < blocks; j++) {
             const int stage = j % STAGES, parity = j / STAGES % 2, key = first_key + j * BN;
-            hopper::barrier_wait(at.empty(KEYS, stage), parity ^ 1);
-            hopper::barrier_expect(at.full(KEYS, stage), at.K_STAGE);
+            barrier_wait(at.empty(KEYS, stage), parity ^ 1);
+            barrier_expect(at.full(KEYS, stage), at.K_STAGE);
             for (int c = 0; c < D / 64; c++)
-                hopper::copy_box(at.k + stage * at.K_STAGE + c * BN * 128, k_map, at.full(KEYS, stage), c * 64, kv_head, key, batch);
-            hopper::barrier_wait(at.empty(VALUES, stage), parity ^ 1);
-            hopper::barrier_expect(at.full(VALUES, stage), at.V_STAGE);
+                copy_box(at.k + stage * at.K_STAGE + c * BN * 128, k_map, at.full(KEYS, stage), c * 64, kv_head, key, batch);
+            barrier_wait(at.empty(VALUES, stage), parity ^ 1);
+            barrier_expect(at.full(VALUES, stage), at.V_STAGE);
             for (int c = 0; c < E / 64; c++)
-                hopper::copy_box(at.v + stage * at.V_STAGE + c * BN * 128, v_map, at.full(VALUES, stage), c * 64, kv_head, key, batch);
+                copy_box(at.v + stage * at.V_STAGE + c * BN * 128, v_map, at.full(VALUES, stage), c * 64, kv_head, key, batch);
         }
         return;
     }
 
-    hopper::take_registers<240>();
+    take_registers<240>();
     const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
     const Score score(shape, head);
     float o[E / EN][EN / 8][4] = {}, s[NT][4];
@@ -108,23 +108,23 @@ __device__ __forceinline__ void forward(const Heads& out, float* lse, const Shap
     auto your_turn = [&] { asm volatile("bar.arrive %0, %1;" ::"r"(TURN + (group ^ 1)), "n"(GROUPS * 128) : "memory"); };
     auto scores = [&](int j) {
         const uint32_t tile = at.k + j % STAGES * at.K_STAGE;
-        hopper::barrier_wait(at.full(KEYS, j % STAGES), j / STAGES % 2);
+        barrier_wait(at.full(KEYS, j % STAGES), j / STAGES % 2);
         wgmma_fence();
 #pragma unroll
         for (int kk = 0; kk < D / 16; kk++)
-            wgmma<0, 0>(s, tile_descriptor(at.q + kk / 4 * BM * 128 + group * 64 * 128 + kk % 4 * 32, 0),
-                        tile_descriptor(tile + kk / 4 * BN * 128 + kk % 4 * 32, 0), kk > 0);
+            wgmma<0, 0>(s, Factor(at.q + kk / 4 * BM * 128 + group * 64 * 128 + kk % 4 * 32),
+                        Factor(tile + kk / 4 * BN * 128 + kk % 4 * 32), kk > 0);
         wgmma_commit();
     };
     auto values = [&](int j) {
         const uint32_t tile = at.v + j % STAGES * at.V_STAGE;
-        hopper::barrier_wait(at.full(VALUES, j % STAGES), j / STAGES % 2);
+        barrier_wait(at.full(VALUES, j % STAGES), j / STAGES % 2);
         wgmma_fence();
 #pragma unroll
         for (int kk = 0; kk < BN / 16; kk++)
 #pragma unroll
             for (int n = 0; n < E / EN; n++)
-                wgmma<1>(o[n], p[kk], tile_descriptor(tile + n * (EN / 64) * BN * 128 + kk * 2048, BN * 128), 1);
+                wgmma<1>(o[n], p[kk], Factor(tile + n * (EN / 64) * BN * 128 + kk * 2048, BN * 128), 1);
         wgmma_commit();
     };
     // Scores to probabilities, in place, and what the sums so far are to be multiplied with.
@@ -178,7 +178,7 @@ __device__ __forceinline__ void forward(const Heads& out, float* lse, const Shap
     };
 
     if (group == 1) your_turn();
-    hopper::barrier_wait(at.asked(), 0);
+    barrier_wait(at.asked(), 0);
     my_turn();
     scores(0);
     your_turn();
@@ -219,7 +219,7 @@ __device__ __forceinline__ void forward(const Heads& out, float* lse, const Shap
     for (int n = 0; n < E / EN; n++) settle(o[n]);
 
     // Outputs take the place of the warpgroup's queries: rows leave 16 bytes at a time.
-    hopper::named_barrier(ALONE + group, 128);
+    named_barrier(ALONE + group, 128);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float total = sum[half];

@@ -10,6 +10,8 @@
 #pragma once
 #include "common.cuh"
 
+#include <cuda_fp16.h>
+
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
 // 16 bytes from global to shared memory, or zeros.
@@ -72,6 +74,35 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint3
 __device__ __forceinline__ uint32_t pack(float low, float high) {
     const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
     return reinterpret_cast<const uint32_t&>(both);
+}
+
+using f16 = __half;
+
+template <class T>
+struct IsBf16 {
+    static constexpr bool value = false;
+};
+template <>
+struct IsBf16<bf16> {
+    static constexpr bool value = true;
+};
+
+// Two values of type T side by side, and back.
+template <class T>
+__device__ __forceinline__ uint32_t pack_as(float low, float high) {
+    if constexpr (IsBf16<T>::value) {
+        return pack(low, high);
+    } else {
+        const __half2 both = __floats2half2_rn(low, high);
+        return reinterpret_cast<const uint32_t&>(both);
+    }
+}
+__device__ __forceinline__ float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_half(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+template <class T>
+__device__ __forceinline__ float2 unpack_as(uint32_t pair) {
+    if constexpr (IsBf16<T>::value) return make_float2(low_half(pair), high_half(pair));
+    else return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
 // 2^x by the special function unit.

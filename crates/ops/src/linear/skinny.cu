@@ -14,7 +14,7 @@
 //
 // Fused with it: RMSNorm of x (the gain goes to the tiles of x, the scale, which is a sum over x, to the result), a bias, adding
 // to what is there, and the gated activation of an MLP (half of a block's outputs are gates, the others what they multiply).
-#include "../attention/paged/hopper.cuh"
+#include "hopper.cuh"
 #include "wgmma.cuh"
 
 // `Product` in skinny.rs is the same struct.
@@ -180,7 +180,7 @@ __device__ __forceinline__ void scale_tile(uint32_t tile, uint32_t gains, float 
         for (int i = 0; i < 4; i++) {
             const float low = __uint_as_float(v[i] << 16), high = __uint_as_float(v[i] & 0xffff0000u);
             squares[j] = fmaf(low, low, fmaf(high, high, squares[j]));
-            v[i] = hopper::pack(low * gain[2 * i], high * gain[2 * i + 1]);
+            v[i] = pack(low * gain[2 * i], high * gain[2 * i + 1]);
         }
         asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
                      : "memory");
@@ -207,13 +207,13 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
     const int token = token_of(rank), tokens = token_of(rank + 1) - token;
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < p.stages; stage++) {
-            hopper::barrier_init(weight_there(stage), 1);
-            hopper::barrier_init(input_there(stage), 1);
-            hopper::barrier_init(empty(stage), WARPGROUPS * 4);
+            barrier_init(weight_there(stage), 1);
+            barrier_init(input_there(stage), 1);
+            barrier_init(empty(stage), WARPGROUPS * 4);
         }
-        hopper::barrier_init(head + ARRIVED, 1);
-        hopper::barrier_init_fence();
-        if (parts > 1 && tokens > 0) hopper::barrier_expect(head + ARRIVED, (parts - 1) * tokens * ROW);
+        barrier_init(head + ARRIVED, 1);
+        barrier_init_fence();
+        if (parts > 1 && tokens > 0) barrier_expect(head + ARRIVED, (parts - 1) * tokens * ROW);
     }
     __syncthreads();
     if (parts > 1) cluster_arrive();
@@ -225,13 +225,13 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
             const int flight = min(p.flight, p.stages);
             for (int i = 0, stage = 0, round = 0, come = 0, come_round = 0; i < count; i++) {
                 if (i == max(0, count - p.lead)) let_next_kernel_start();
-                if (round > 0) hopper::barrier_wait(empty(stage), round - 1 & 1);
+                if (round > 0) barrier_wait(empty(stage), round - 1 & 1);
                 // What waits in line makes what is asked for next wait too: inputs, other blocks' parts.
                 if (i >= flight) {
-                    hopper::barrier_wait(weight_there(come), come_round & 1);
+                    barrier_wait(weight_there(come), come_round & 1);
                     if (++come == p.stages) come = 0, come_round++;
                 }
-                hopper::barrier_expect(weight_there(stage), W_BYTES);
+                barrier_expect(weight_there(stage), W_BYTES);
                 const uint32_t to = ring + stage * TILE;
                 copy_tile(to, &w_map, weight_there(stage), (first + i) * STEP, row, once);
                 copy_tile(to + W_BYTES / 2, &w_map, weight_there(stage), (first + i) * STEP, second, once);
@@ -248,8 +248,8 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
         if (lane == 0) {
             wait_for_previous_kernel();
             for (int i = 0, stage = 0, round = 0; i < count; i++) {
-                if (round > 0) hopper::barrier_wait(empty(stage), round - 1 & 1);
-                hopper::barrier_expect(input_there(stage), TOKENS * 128);
+                if (round > 0) barrier_wait(empty(stage), round - 1 & 1);
+                barrier_expect(input_there(stage), TOKENS * 128);
                 copy_tile(ring + stage * TILE + W_BYTES, &x_map, input_there(stage), (first + i) * STEP, 0);
                 if (++stage == p.stages) stage = 0, round++;
             }
@@ -266,30 +266,30 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
                 const int column = first * STEP + i;
                 store_one(gains + i * 4, column < p.in ? p.gain[column] : 0.f);
             }
-            hopper::named_barrier(1, THREADS);
+            named_barrier(1, THREADS);
         }
         wait_for_previous_kernel();
         constexpr int UNITS = (TOKENS * 8 + THREADS - 1) / THREADS;
         float d[TOKENS / 8][4] = {}, squares[UNITS] = {};
         for (int i = 0, stage = 0, round = 0, before = 0; i < count; i++) {
             const uint32_t tile = ring + stage * TILE, inputs = tile + W_BYTES;
-            hopper::barrier_wait(input_there(stage), round & 1);
+            barrier_wait(input_there(stage), round & 1);
             if (p.gain) {
                 scale_tile<TOKENS, THREADS>(inputs, gains + i * STEP * 4, squares);
-                fence_for_products();
-                hopper::named_barrier(1, THREADS);
+                fence_async();
+                named_barrier(1, THREADS);
             }
-            hopper::barrier_wait(weight_there(stage), round & 1);
+            barrier_wait(weight_there(stage), round & 1);
             settle(d);
             wgmma_fence();
-            const uint64_t a = tile_descriptor(tile + group * 8192, 0), b = tile_descriptor(inputs, 0);
+            const Factor a(tile + group * 8192), b(inputs);
 #pragma unroll
-            for (int k = 0; k < 4; k++) wgmma<0, 0>(d, a + 2 * k, b + 2 * k, i | k);
+            for (int k = 0; k < 4; k++) wgmma<0, 0>(d, a.moved(32 * k), b.moved(32 * k), i | k);
             wgmma_commit();
             settle(d);
             if (i > 0) {
                 wgmma_wait<1>();
-                if (lane == 0) hopper::barrier_arrive(empty(before));
+                if (lane == 0) barrier_arrive(empty(before));
             }
             before = stage;
             if (++stage == p.stages) stage = 0, round++;
@@ -297,7 +297,7 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
         wgmma_wait<0>();
         settle(d);
         // Everything asked for has come, and was used: sums take the place of tiles.
-        hopper::named_barrier(1, THREADS);
+        named_barrier(1, THREADS);
         const uint32_t output = ring + (group * 64 + warp % 4 * 16 + lane / 4) * 4;
 #pragma unroll
         for (int n = 0; n < TOKENS / 8; n++)
@@ -313,8 +313,8 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
                 if (unit < TOKENS * 8 && unit % 8 == 0) store_one(ring + unit / 8 * ROW + OUTPUTS * 4, all);
             }
         }
-        if (parts > 1) fence_for_products();
-        hopper::named_barrier(1, THREADS);
+        if (parts > 1) fence_async();
+        named_barrier(1, THREADS);
         // Where part `r` of the tokens that this block finishes lies.
         const int most = (p.tokens + parts - 1) / parts;
         const uint32_t received = gains + (p.gain ? (tiles + parts - 1) / parts * STEP * 4 : 0);
@@ -341,7 +341,7 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
                 const int at = place(item, t, four);
                 load_there(p, token + t, at, there);
             }
-            if (tokens > 0) hopper::barrier_wait(head + ARRIVED, 0);
+            if (tokens > 0) barrier_wait(head + ARRIVED, 0);
             __syncwarp();
             cluster_arrive();
         } else if (item < items) {

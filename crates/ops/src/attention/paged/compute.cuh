@@ -25,7 +25,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     uint32_t weights[S::KEYS / 16][4];
 
     const int tile_keys = this->tile_keys();
-    // Where this lane finds the factors of 16 rows of a tile, for `load_turned`.
+    // Where this lane finds the factors of 16 rows of a tile, for `ldmatrix_t`.
     auto factors_at = [&](uint32_t factors, int from) {
         const int at = from + lane / 16 * 8 + lane % 8, unit = thread / 32 * 2 + lane / 8 % 2;
         const int heads = p.group >= 64 ? unit : unit * 8 % p.group / 8;
@@ -36,7 +36,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
 #pragma unroll
         for (int from = 0; from < S::KEYS; from += 16) {
             uint32_t a[4];
-            load_turned(a, factors_at(factors, from));
+            ldmatrix_t(a, factors_at(factors, from));
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int j = from / 2 + 2 * i;
@@ -52,28 +52,28 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     // Starts S = Q K^T of the next tile.
     auto start_scores = [&] {
-        Factor k;
+        uint32_t at;
         if constexpr (S::ROTATE) {
             barrier_wait(turned(target.slot), target.parity);
-            k = by_row(uniform(copy(target.slot)));
+            at = copy(target.slot);
         } else {
             barrier_wait(full(keys.slot), keys.parity);
-            k = by_row(uniform(tile(keys.slot)));
+            at = tile(keys.slot);
         }
-        const Factor q = by_row(uniform(query_rows));
-        pin(s);
-        product_fence();
+        const Factor k(uniform(at)), q(uniform(query_rows));
+        settle(s);
+        wgmma_fence();
 #pragma unroll
         for (int step = 0; step < S::D / 16; step++) {
             const uint32_t bytes = step % 4 * 32;
             const Factor queries = q.moved(step / 4 * (64 * ROW_BYTES) + bytes);
-            product_rows<Element>(s, queries, k.moved(step / 4 * S::COLUMN_BYTES + bytes), step > 0);
+            wgmma<0, 0, Element>(s, queries, k.moved(step / 4 * S::COLUMN_BYTES + bytes), step > 0);
         }
-        product_commit();
+        wgmma_commit();
     };
     // Scores are there: as far as they go, the tile is no longer needed.
     auto end_scores = [&] {
-        pin(s);
+        settle(s);
         if constexpr (S::FACTORS) sum_terms(tile(keys.slot) + S::D_COLUMNS * S::COLUMN_BYTES);
         if constexpr (S::ROTATE) {
             if (lane == 0) barrier_arrive(unturned(target.slot));
@@ -87,15 +87,15 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     // Starts O += P V.
     auto start_outputs = [&] {
         barrier_wait(full(values.slot), values.parity);
-        const Factor v = by_column(uniform(tile(values.slot) + value_offset), S::COLUMN_BYTES);
-        pin(o);
-        product_fence();
+        const Factor v(uniform(tile(values.slot) + value_offset), S::COLUMN_BYTES);
+        settle(o);
+        wgmma_fence();
 #pragma unroll
-        for (int step = 0; step < S::KEYS / 16; step++) product_columns<Element>(o, weights[step], v.moved(step * 16 * ROW_BYTES));
-        product_commit();
+        for (int step = 0; step < S::KEYS / 16; step++) wgmma<1, Element>(o, weights[step], v.moved(step * 16 * ROW_BYTES), 1);
+        wgmma_commit();
     };
     auto end_outputs = [&] {
-        pin(o);
+        settle(o);
         if (lane == 0) barrier_arrive(empty(values.slot));
         values.advance();
         if constexpr (!S::SHARED) values.advance();
@@ -129,14 +129,14 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
             top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2)) * p.scale;
             const bool move = top[r] > m[r] + SLACK;
-            shrink[r] = move ? exp2_fast(m[r] - top[r]) : 1.0f;
+            shrink[r] = move ? power2(m[r] - top[r]) : 1.0f;
             m[r] = move ? top[r] : m[r];
             base[r] = m[r] == -INFINITY ? 0.0f : m[r];
             l[r] *= shrink[r];
         }
 #pragma unroll
         for (int j = 0; j < SCORES; j++) {
-            s[j] = exp2_fast(s[j] * p.scale - base[j / 2 % 2]);
+            s[j] = power2(s[j] * p.scale - base[j / 2 % 2]);
             l[j / 2 % 2] += s[j];
         }
         // Never so. Without a branch here the compiler waits for O first and computes all of this while nothing multiplies.
@@ -152,7 +152,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
 #pragma unroll
             for (int from = 0; from < S::KEYS; from += 16) {
                 uint32_t a[4];
-                load_turned(a, factors_at(tile(values.slot) + S::E_COLUMNS * S::COLUMN_BYTES, from));
+                ldmatrix_t(a, factors_at(tile(values.slot) + S::E_COLUMNS * S::COLUMN_BYTES, from));
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const float low = s[from / 2 + 2 * i], high = s[from / 2 + 2 * i + 1];
@@ -164,7 +164,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             }
         } else {
 #pragma unroll
-            for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack<Element>(s[2 * j], s[2 * j + 1]);
+            for (int j = 0; j < SCORES / 2; j++) weights[j / 4][j % 4] = pack_as<Element>(s[2 * j], s[2 * j + 1]);
         }
     };
     // The value rows of the keys `from` .. `to` of the next tile become zero.
@@ -190,8 +190,8 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             uint32_t* pair = reinterpret_cast<uint32_t*>(&eight);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                const float2 two = unpack<bf16>(pair[j]);
-                pair[j] = pack<f16>(fminf(fmaxf(two.x, -F16_MAX), F16_MAX), fminf(fmaxf(two.y, -F16_MAX), F16_MAX));
+                const float2 two = unpack_as<bf16>(pair[j]);
+                pair[j] = pack_as<f16>(fminf(fmaxf(two.x, -F16_MAX), F16_MAX), fminf(fmaxf(two.y, -F16_MAX), F16_MAX));
             }
             at[i] = eight;
         }
@@ -222,14 +222,14 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         if constexpr (S::FP8) queries_to_f16();
         if (item.y < item.z) {
             start_scores();
-            product_wait<0>();
+            wgmma_wait<0>();
             end_scores();
             const int unseen = seen - p.window - item.y * tile_keys;
             if (unseen > 0) clear_values(0, unseen);
             for (int number = item.y;; number++) {
                 softmax(number, seen);
                 if constexpr (S::AHEAD) {
-                    product_wait<0>();
+                    wgmma_wait<0>();
                     if (number > item.y) end_outputs();
                 }
                 pack_weights();
@@ -237,13 +237,13 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
                 if constexpr (S::AHEAD) {
                     start_scores();
                     start_outputs();
-                    product_wait<1>();
+                    wgmma_wait<1>();
                 } else {
                     start_outputs();
-                    product_wait<0>();
+                    wgmma_wait<0>();
                     end_outputs();
                     start_scores();
-                    product_wait<0>();
+                    wgmma_wait<0>();
                 }
                 end_scores();
             }
@@ -253,7 +253,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         if (item.y < item.z) {
             if (item.z * tile_keys > length) clear_values(length - (item.z - 1) * tile_keys, tile_keys);
             start_outputs();
-            product_wait<0>();
+            wgmma_wait<0>();
             end_outputs();
         }
         finish(item, o, m, l, group, rows);

@@ -196,7 +196,7 @@ __device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memor
             for (int s = 1; s < sharers; s *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, s));
             for (int from = thread % sharers; from < parts; from += sharers) {
                 const float2 sum = weights[from * of + local];
-                const float weight = sum.x == -INFINITY ? 0.0f : exp2_fast(sum.x - top);
+                const float weight = sum.x == -INFINITY ? 0.0f : power2(sum.x - top);
                 total += sum.y * weight;
                 weights[from * of + local].x = weight;
             }

@@ -199,7 +199,7 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
                         float out_x[2], out_y[2];
-                        const float2 first = unpack<Element>(x[j]), second = unpack<Element>(y[j]);
+                        const float2 first = unpack_as<Element>(x[j]), second = unpack_as<Element>(y[j]);
 #pragma unroll
                         for (int k = 0; k < 2; k++) {
                             const float a = k == 0 ? first.x : first.y, b = k == 0 ? second.x : second.y;
@@ -210,8 +210,8 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
                             s = s * turn_cos[2 * j + k] + c * turn_sin[2 * j + k];
                             c = turned;
                         }
-                        u[j] = pack<Element>(out_x[0], out_x[1]);
-                        v[j] = pack<Element>(out_y[0], out_y[1]);
+                        u[j] = pack_as<Element>(out_x[0], out_x[1]);
+                        v[j] = pack_as<Element>(out_y[0], out_y[1]);
                     }
                     *reinterpret_cast<uint4*>(to + at_low) = new_low;
                     *reinterpret_cast<uint4*>(to + at_high) = new_high;

@@ -3,10 +3,9 @@
 #pragma once
 
 #include "hopper.cuh"
+#include "wgmma.cuh"
 
 namespace paged {
-
-using namespace hopper;
 
 // What a launch has to say; `PagedParams` in cuda.rs is the same struct.
 struct Params {
