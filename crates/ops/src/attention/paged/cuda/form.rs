@@ -1,0 +1,191 @@
+//! The forms of the kernel, which of them serves what, and how queries make its row blocks.
+
+use super::super::{Shape, plan::Tiles};
+use keyfold_core::SCALE_BLOCK;
+use keyfold_tensor::cuda::Gpu;
+
+/// Elements of a tile's row and its bytes, rows of a row block, bytes of shared memory that a kernel keeps for barriers.
+pub(super) const COLUMN: usize = 64;
+pub(super) const ROW_BYTES: usize = 128;
+pub(super) const ROWS: usize = 64;
+const BARRIERS: usize = 1536;
+const WARPGROUP: usize = 128;
+/// A window that no sequence fills, whose sums with lengths are still whole numbers of 32 bits.
+const NO_WINDOW: usize = 1 << 30;
+/// Parts of a task that are joined quickly, and tiles that such a part may have instead of making more of them.
+const GOOD_PARTS: usize = 16;
+const SHORT: usize = 8;
+
+/// A form of the kernel: `Shape` in types.cuh.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    pub(super) name: &'static str,
+    pub(super) width: usize,
+    pub(super) value_width: usize,
+    /// Keys of a tile.
+    pub(super) keys: usize,
+    pub(super) shared: bool,
+    pub(super) rotate: bool,
+    pub(super) row_groups: usize,
+    pub(super) value_groups: usize,
+    /// Slots for tiles in 8 bits; none where the cache is bf16.
+    pub(super) raw: usize,
+    pub(super) factors: bool,
+}
+
+const fn form(
+    name: &'static str,
+    [width, value_width, keys]: [usize; 3],
+    [shared, rotate]: [bool; 2],
+    [row_groups, value_groups]: [usize; 2],
+) -> Form {
+    let (raw, factors) = (0, false);
+    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups, raw, factors }
+}
+
+/// A form for a cache in 8 bits.
+const fn eight(
+    name: &'static str,
+    sizes: [usize; 3],
+    flags: [bool; 2],
+    value_groups: usize,
+    raw: usize,
+) -> Form {
+    Form { raw, ..form(name, sizes, flags, [1, value_groups]) }
+}
+
+/// Tensor-product attention; `rows` of a tile.
+const fn factors(name: &'static str, width: usize, rows: usize) -> Form {
+    Form { factors: true, ..form(name, [width, width, rows], [false, false], [1, 1]) }
+}
+
+/// Terms that a key of tensor-product attention may have.
+const RANKS: [usize; 3] = [1, 2, 4];
+
+/// As at the end of kernel.cu; of those that fit, the first is taken.
+const FORMS: [Form; 20] = [
+    form("paged_attention_64", [64, 64, 128], [false, false], [1, 1]),
+    form("paged_attention_64_shared", [64, 64, 128], [true, false], [1, 1]),
+    form("paged_attention_128", [128, 128, 128], [false, false], [1, 1]),
+    form("paged_attention_128_shared", [128, 128, 128], [true, false], [1, 1]),
+    form("paged_attention_128_rotate", [128, 128, 128], [true, true], [1, 1]),
+    form("paged_attention_256", [256, 256, 64], [false, false], [1, 1]),
+    form("paged_attention_256_shared", [256, 256, 64], [true, false], [1, 1]),
+    form("paged_attention_256_rotate", [256, 256, 64], [true, true], [1, 1]),
+    form("paged_attention_256_rows", [256, 256, 64], [false, false], [2, 1]),
+    form("paged_attention_256_shared_rows", [256, 256, 64], [true, false], [2, 1]),
+    form("paged_attention_576_shared", [576, 512, 64], [true, false], [1, 2]),
+    eight("paged_attention_128_fp8", [128, 128, 128], [false, false], 1, 5),
+    eight("paged_attention_128_shared_fp8", [128, 128, 128], [true, false], 1, 5),
+    eight("paged_attention_128_rotate_fp8", [128, 128, 128], [true, true], 1, 3),
+    eight("paged_attention_256_fp8", [256, 256, 64], [false, false], 1, 4),
+    eight("paged_attention_256_shared_fp8", [256, 256, 64], [true, false], 1, 4),
+    eight("paged_attention_256_rotate_fp8", [256, 256, 64], [true, true], 1, 2),
+    eight("paged_attention_576_shared_fp8", [576, 512, 32], [true, false], 2, 4),
+    factors("paged_attention_64_factors", 64, 128),
+    factors("paged_attention_128_factors", 128, 64),
+];
+
+/// Whether a kernel serves `shape` on `gpu`, with planes whose rows are `strides` elements apart.
+pub(in crate::attention) fn serves(gpu: &Gpu, shape: &Shape, strides: &[usize]) -> bool {
+    let unit = if shape.fp8 { SCALE_BLOCK } else { 8 };
+    let even = [shape.width, shape.value_width].iter().all(|n| n.is_multiple_of(unit))
+        && strides.iter().all(|n| n.is_multiple_of(8));
+    let turns = !shape.rotate || shape.width.is_multiple_of(16);
+    even && turns
+        && RANKS.contains(&shape.rank())
+        && shape.page.is_power_of_two()
+        && gpu.capability().0 == 9
+        && Form::of(shape, &Blocks::of(shape)).is_some()
+}
+
+impl Form {
+    /// The form for `shape`, if there is one.
+    ///
+    /// Two row blocks in a CTA halve what comes out of the L2 cache. Values in planes of their own keep it less busy than
+    /// memory with two row blocks, and then more CTAs are better; with more blocks it is what binds.
+    pub(super) fn of(shape: &Shape, blocks: &Blocks) -> Option<&'static Self> {
+        let sided = blocks.count > 2 || (shape.shared && blocks.count > 1);
+        let fits = |form: &&Self| {
+            (form.shared, form.rotate, form.raw > 0, form.factors)
+                == (shape.shared, shape.rotate, shape.fp8, shape.factors.is_some())
+                && shape.width <= form.width
+                && shape.value_width <= form.value_width
+        };
+        let best = FORMS.iter().find(fits)?;
+        let like = |form: &&Self| form.width == best.width && form.row_groups == 2;
+        Some(FORMS.iter().filter(fits).find(like).filter(|_| sided).unwrap_or(best))
+    }
+
+    /// How many of `most` shares to make.
+    ///
+    /// Where keys and values are two planes, half of the multiprocessors keep memory busy, and nearly so many tasks of equal
+    /// length are better not cut. Only on a grid of that size: idle CTAs of a larger one leave the wrong ones busy.
+    pub(super) fn shares(&self, shape: &Shape, lengths: &[u32], most: usize) -> usize {
+        let tasks = lengths.len() * shape.kv_heads;
+        let of = self.tiles(shape);
+        let tiles = |length: &u32| of.count(*length);
+        let equal = lengths.windows(2).all(|pair| tiles(&pair[0]) == tiles(&pair[1]));
+        let enough = !self.shared && self.raw == 0 && self.row_groups == 1 && tasks * 17 >= most * 8;
+        let longest = lengths.iter().map(tiles).max().unwrap_or(1);
+        match longest {
+            _ if equal && enough => tasks.min(most),
+            // Joining more parts takes longer than these tiles.
+            longest if longest <= GOOD_PARTS * SHORT => most.min(GOOD_PARTS * tasks.max(1)),
+            _ => most,
+        }
+    }
+
+    pub(super) fn tiles(&self, shape: &Shape) -> Tiles {
+        Tiles { keys: self.keys / shape.rank(), reach: window(shape) + shape.tokens - 1 }
+    }
+
+    pub(super) fn groups(&self) -> usize {
+        self.row_groups * self.value_groups
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        let others = self.rotate || (self.raw > 0 && self.groups() == 1);
+        (self.groups() + 1 + usize::from(others)) * WARPGROUP
+    }
+
+    /// Shared memory of a CTA of which there are `most` bytes.
+    pub(super) fn bytes(&self, most: usize) -> usize {
+        let widest = self.width.max(self.value_width);
+        let slot = (widest + if self.factors { COLUMN } else { 0 }) * self.keys * 2;
+        let raw = self.raw * widest.next_multiple_of(ROW_BYTES) * self.keys;
+        let rotated = if self.rotate { 2 * slot } else { 0 };
+        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + rotated + raw;
+        fixed + (most - fixed) / slot * slot
+    }
+
+    /// f32 values of a part of a row block.
+    pub(super) fn part(&self) -> usize {
+        ROWS * self.value_width
+    }
+}
+
+pub(super) fn window(shape: &Shape) -> usize {
+    shape.window.unwrap_or(NO_WINDOW).min(NO_WINDOW)
+}
+
+/// How the queries of a task make blocks of 64 rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    pub(super) count: usize,
+    /// Blocks that one token's heads take.
+    pub(super) heads: usize,
+    /// Tokens of a block.
+    pub(super) tokens: usize,
+}
+
+impl Blocks {
+    pub(super) fn of(shape: &Shape) -> Self {
+        let group = shape.heads / shape.kv_heads;
+        let heads = group.div_ceil(ROWS);
+        // Factors are read for eight neighbouring heads at a time.
+        let alone = shape.factors.is_some() && !group.is_multiple_of(8);
+        let tokens = if alone { 1 } else { (ROWS / group).clamp(1, shape.tokens) };
+        Self { count: heads * shape.tokens.div_ceil(tokens), heads, tokens }
+    }
+}
