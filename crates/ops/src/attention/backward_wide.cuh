@@ -1,6 +1,7 @@
 // What the roles of backward_wide.cu share: barriers, exchange with the other block of the cluster, places in shared memory.
 #pragma once
 #include "backward_hopper.cuh"
+#include "clusters.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -9,14 +10,6 @@ constexpr int CLUSTER = 2, STAGES = 2;
 // Barriers of two warpgroups, by number, and of the one that has dS.
 enum Named { P_FULL = 1, KEYS_DONE, SUMS };
 
-__device__ __forceinline__ uint32_t cluster_rank() {
-    uint32_t rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // A warp has read a stage: lane i tells block i of the cluster.
 __device__ __forceinline__ void release(uint32_t barrier) {
     __syncwarp();

@@ -9,7 +9,7 @@
 //
 // Fused with it: RMSNorm of x (the gain goes to x, the scale, which is a sum over x, to the result), a bias, adding to what is
 // there, and the gated activation of an MLP (a block then has gate rows and the up rows that belong to them).
-#include "common.cuh"
+#include "activate.cuh"
 
 constexpr int WARPS = 4, ROWS = 4, STEP = WARPS * 256, AHEAD = 2;
 
@@ -29,11 +29,6 @@ struct Product {
     int out_f32;
     int activation;      // -1: none; 0: SiLU, 1: GELU (tanh)
 };
-
-__device__ __forceinline__ float activate(int activation, float x) {
-    const float g = activation == 0 ? x : 1.5957691216057307f * x * fmaf(0.044715f * x, x, 1.f);
-    return x / (1.f + __expf(-g));
-}
 
 // Output `at` of token `t`: its sum and, where it is a gate, that of what it is multiplied with.
 __device__ __forceinline__ void finish(const Product& p, int t, int at, float y, float up) {

@@ -24,7 +24,7 @@ struct Slice {
 
     __device__ __forceinline__ Slice(float* weights, Shared& shared, int vocabulary, int slice)
         : shared(shared), weights(weights) {
-        blocks = cluster_blocks();
+        blocks = cluster_size();
         rank = cluster_rank();
         start = min(rank * slice, vocabulary);
         length = min(slice, vocabulary - start);
