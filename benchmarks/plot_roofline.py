@@ -12,9 +12,15 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-NAMES = {"Mfa": "MFA", "MfaKr": "MFA-KR", "MfaKrRotate": "MFA-KR, rotated on read", "Mla": "MLA", "Gqa": "GQA"}
-COLOURS = {"Mfa": "#1f77b4", "MfaKr": "#d62728", "MfaKrRotate": "#ff9896", "Mla": "#2ca02c", "Gqa": "#9467bd"}
-MODEL = {"mfa": "#1f77b4", "mfa-kr": "#d62728", "mla": "#2ca02c", "gqa": "#9467bd", "mha": "#8c564b"}
+NAMES = {"Mfa": "MFA", "MfaKr": "MFA-KR", "MfaKrRotate": "MFA-KR, rotated on read", "Mla": "MLA", "Gqa": "GQA", "Tpa": "TPA"}
+COLOURS = {"Mfa": "#1f77b4", "MfaKr": "#d62728", "MfaKrRotate": "#ff9896", "Mla": "#2ca02c", "Gqa": "#9467bd", "Tpa": "#e6b800"}
+MODEL = {"mfa": "#1f77b4", "mfa-kr": "#d62728", "mla": "#2ca02c", "gqa": "#9467bd", "mha": "#8c564b", "tpa": "#e6b800"}
+
+
+def face(row, colour):
+    """Of a cache in 8 bits the outline alone."""
+    return "none" if row["kv_dtype"] == "fp8" else colour
+
 
 
 def main():
@@ -32,9 +38,11 @@ def main():
     left.plot([low, ridge, high], [low * copy / 1e3, matmul, matmul], color="black", lw=1,
               label=f"a copy {copy:,.0f} GB/s, a product {matmul:,.0f} TFLOP/s")
     for kind, name in NAMES.items():
-        mine = [r for r in rows if r["variant"] == kind]
-        left.scatter([r["tflop_s"] * 1e3 / r["gb_s"] for r in mine], [r["tflop_s"] for r in mine], s=26, label=name,
-                     color=COLOURS[kind], zorder=3)
+        mine = [r for r in rows if r["variant"] == kind and r["tokens"] == 1]
+        for i, r in enumerate(mine):
+            left.scatter(r["tflop_s"] * 1e3 / r["gb_s"], r["tflop_s"], s=26, label=None if i else name, edgecolors=COLOURS[kind],
+                         facecolors=face(r, COLOURS[kind]), zorder=3)
+    left.scatter([], [], s=26, edgecolors="grey", facecolors="none", label="hollow: cache in 8 bits")
     left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(4, 1500), xlabel="operations per byte of the cache",
              ylabel="TFLOP/s", title="Attention over a paged cache, one layer")
     left.legend(fontsize=7, loc="lower right")
@@ -42,7 +50,10 @@ def main():
     shapes = [r for r in decode["speed"]]
     for r in shapes:
         total = r["weight_bytes_per_token"] + r["cache_bytes"]
-        right.scatter(total / 1e9, r["ms_per_token"], color=MODEL[r["attention"]], s=30, zorder=3)
+        colour = MODEL[r["attention"]]
+        right.scatter(total / 1e9, r["ms_per_token"], edgecolors=colour, facecolors=face(r, colour), s=30, zorder=3)
+        if r["kv_dtype"] == "fp8":
+            continue
         right.annotate(f"{r['batch']} x {r['prompt_tokens'] // 1024}K", (total / 1e9, r["ms_per_token"]), fontsize=7,
                        xytext=(-4, 6) if r["batch"] == 128 else (5, -9), ha="right" if r["batch"] == 128 else "left",
                        textcoords="offset points")
@@ -51,7 +62,9 @@ def main():
         total = r["weight_bytes_per_token"] + r["cache_bytes"]
         label = f"{r['attention']}, largest batches" if r["attention"] not in seen else None
         seen.add(r["attention"])
-        right.scatter(total / 1e9, r["ms_per_token"], color=MODEL[r["attention"]], s=30, marker="^", label=label, zorder=3)
+        colour = MODEL[r["attention"]]
+        right.scatter(total / 1e9, r["ms_per_token"], edgecolors=colour, facecolors=face(r, colour), s=30, marker="^", label=label,
+                      zorder=3)
     for r in decode["peers"]:
         if r["side"] == "compile+graphs":
             mine = [s for s in shapes if (s["batch"], s["prompt_tokens"]) == (r["batch"], r["context"])][0]

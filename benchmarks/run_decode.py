@@ -1,9 +1,11 @@
 """Decodes a 1.78B MFA model on a GPU with Keyfold and with PyTorch in one sitting, and designs of its size at their largest
-batches; writes what was measured.
+batches, with caches of 16 and of 8 bits; reads paged caches alone; writes what was measured.
 
-usage: run_decode.py --keyfold PATH --out DIR [--commit HASH] [--torch-python PATH --decode-peer FILE] [--repeats 3]
+usage: run_decode.py --keyfold PATH --out DIR [--commit HASH] [--torch-python PATH --decode-peer FILE --attention-peer FILE]
+                     [--repeats 3]
 `--decode-peer` is a Python file with `decode(c, B, T)` and `big` before its first print, as the peer script of this project
-has them. DIR gets raw.json (every row with its command) and table.md. Give the library folder of cuBLASLt in LD_LIBRARY_PATH.
+has them; `--attention-peer` one that prints what it measures. DIR gets raw.json and attention.json (every row with its
+command), table.md and attention_peer.txt. Give the library folder of cuBLASLt in LD_LIBRARY_PATH.
 """
 import argparse
 import datetime
@@ -13,6 +15,9 @@ import re
 import subprocess
 
 SHAPES = [(1, 4096), (8, 4096), (32, 4096), (32, 32768), (64, 4096), (128, 8192)]
+SHAPES_FP8 = [(32, 32768), (128, 8192)]
+# Batch, cached tokens and new ones: prompts, and the end of a long one.
+PROMPTS = [(1, 2048, 2048), (1, 8192, 8192), (1, 32768, 2048)]
 PEER_SHAPES = [(1, 4096), (32, 4096), (32, 32768), (128, 8192)]
 MODEL = ("--vocab 65536 --width 2048 --layers 24 --heads 32 --shared-width 256 --head-dim 128 --query-rank 1024 "
          "--mlp-width 5632").split()
@@ -34,6 +39,15 @@ def keyfold(o, kind, batch, context, *more):
     return dict(command=" ".join([pathlib.Path(command[0]).name, *command[1:]]), **rows[-1])
 
 
+def attention(o, *more):
+    command = [o.keyfold, "--device", "cuda", "bench", "attention", "--json", *more]
+    name = " ".join([pathlib.Path(command[0]).name, *command[1:]])
+    rows = [dict(command=name, **row) for row in json.loads(output(command))]
+    for row in rows:
+        print(row["variant"], row["kv_dtype"], row["batch"], row["context"], row["tokens"], round(row["us"], 1), flush=True)
+    return rows
+
+
 def peer(o):
     source = f"s=open({o.decode_peer!r}).read(); exec(s[:s.index('\\nprint(')])\n"
     source += "".join(f"decode(big,{batch},{context})\n" for batch, context in PEER_SHAPES)
@@ -53,31 +67,43 @@ def main():
     p = argparse.ArgumentParser()
     for name in ["keyfold", "out"]:
         p.add_argument("--" + name, required=True)
-    for name in ["torch-python", "decode-peer"]:
+    for name in ["torch-python", "decode-peer", "attention-peer"]:
         p.add_argument("--" + name)
     p.add_argument("--commit", default="unknown")
     p.add_argument("--repeats", type=int, default=3)
     o = p.parse_args()
-    speed = [keyfold(o, "mfa", *shape) for shape in SHAPES]
-    capacity = [keyfold(o, kind, 0, context, "--match-params", "mfa") for context in [8192, 32768] for kind in KINDS]
-    peers = peer(o) if o.decode_peer else []
     out = pathlib.Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
+    alone = attention(o) + attention(o, "--kv-dtype", "fp8")
+    for batch, context, tokens in PROMPTS:
+        alone += attention(o, "--variant", "mfa", "--batch", str(batch), "--context", str(context), "--tokens", str(tokens))
+    (out / "attention.json").write_text(json.dumps(alone, indent=1) + "\n")
+    if o.attention_peer:
+        (out / "attention_peer.txt").write_text(output([o.torch_python, o.attention_peer]))
+    speed = [keyfold(o, "mfa", *shape) for shape in SHAPES]
+    speed += [keyfold(o, "mfa", *shape, "--kv-dtype", "fp8") for shape in SHAPES_FP8]
+    capacity = []
+    for context in [8192, 32768]:
+        for kind in KINDS:
+            # TPA's factors are kept in 16 bits.
+            for dtype in ["bf16"] if kind == "tpa" else ["bf16", "fp8"]:
+                capacity.append(keyfold(o, kind, 0, context, "--match-params", "mfa", "--kv-dtype", dtype))
+    peers = peer(o) if o.decode_peer else []
     facts = dict(date=str(datetime.date.today()), commit=o.commit, device=speed[0]["device"])
     (out / "raw.json").write_text(json.dumps(dict(facts=facts, speed=speed, capacity=capacity, peers=peers), indent=1) + "\n")
     copy, matmul = speed[0]["read_gb_per_s"], speed[0]["matmul_tflop_per_s"]
     lines = [f"{facts['device']}, commit {o.commit}: a copy moves {copy:,.0f} GB/s, a bf16 product runs at {matmul:,.0f} TFLOP/s.", "",
-             "| sequences | tokens each | tokens/s | ms a step | of the copy's speed | PyTorch compiled | eager |",
-             "|---:|---:|---:|---:|---:|---:|---:|"]
+             "| sequences | tokens each | cache | tokens/s | ms a step | of the copy's speed | PyTorch compiled | eager |",
+             "|---:|---:|---|---:|---:|---:|---:|---:|"]
     for row in speed:
         def of(side):
             found = [r for r in peers if (r["side"], r.get("batch"), r.get("context")) == (side, row["batch"], row["prompt_tokens"])]
             return f"{found[0]['tokens_per_s']:,.0f}" if found else ""
-        lines.append(f"| {row['batch']} | {row['prompt_tokens']:,} | {row['tokens_per_s']:,.0f} | {row['ms_per_token']:.2f} | "
+        lines.append(f"| {row['batch']} | {row['prompt_tokens']:,} | {row['kv_dtype']} | {row['tokens_per_s']:,.0f} | {row['ms_per_token']:.2f} | "
                      f"{100 * row['bandwidth_share']:.0f} % | {of('compile+graphs')} | {of('eager')} |")
-    lines += ["", "| design | parameters | cache bytes a token | tokens each | largest batch | tokens/s |", "|---|---:|---:|---:|---:|---:|"]
+    lines += ["", "| design | parameters | cache | bytes of it a token | tokens each | largest batch | tokens/s |", "|---|---:|---|---:|---:|---:|---:|"]
     for row in capacity:
-        lines.append(f"| {row['attention']} | {row['params'] / 1e9:.2f}B | {row['cache_bytes_per_token']:,} | "
+        lines.append(f"| {row['attention']} | {row['params'] / 1e9:.2f}B | {row['kv_dtype']} | {row['cache_bytes_per_token']:,} | "
                      f"{row['prompt_tokens']:,} | {row['batch']:,} | {row['tokens_per_s']:,.0f} |")
     (out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -5,7 +5,8 @@ use keyfold_core::{CacheLayout, DType, SCALE_BLOCK};
 use keyfold_tensor::{Arena, Device, Tensor};
 
 /// Cached tokens of many sequences. Per layer a matrix with a row per token that holds all planes of the layout, side by
-/// side, on a GPU rounded up to 16 bytes, and so are pieces of planes that it reads one by one; page p is the rows from `p * page_size` on.
+/// side; page p is the rows from `p * page_size` on. On a GPU rows, and pieces of planes that are read one by one, are rounded up to
+/// 16 bytes, and rows in 8 bits end with their scales.
 ///
 /// Neighbouring planes are one wider matrix, so a key made of two planes (MLA's latent and rope key) is read as it lies.
 /// Who owns which page is the caller's business: see [`Chunk::pages`].

@@ -3,6 +3,7 @@
 use super::{Batch, Cache};
 use crate::{attention::Heads, fp8};
 use keyfold_tensor::Tensor;
+use rayon::prelude::*;
 
 /// The rows of a plane as f64, perhaps sums of several with factors.
 struct Plane {
@@ -71,6 +72,7 @@ pub(super) fn attend(
         let row_of = |key: usize| pages[key / shape.page] as usize * shape.page + key % shape.page;
         for kv_head in 0..kv_heads {
             let rows: Vec<(Vec<f64>, Vec<f64>)> = (0..length as usize)
+                .into_par_iter()
                 .map(|key| {
                     let mut k = keys.row(row_of(key), kv_head);
                     let v = match &values {
@@ -83,31 +85,36 @@ pub(super) fn attend(
                     (k, v)
                 })
                 .collect();
-            for token in 0..shape.tokens {
+            // A query, its log-sum-exp and its output.
+            let answer = |token: usize, head: usize| {
                 let seen = (length as usize + token + 1).saturating_sub(shape.tokens).min(rows.len());
-                for head in kv_head * group..(kv_head + 1) * group {
-                    let query = (sequence * shape.tokens + token) * shape.heads + head;
-                    let q = &queries[query * shape.width..][..shape.width];
-                    let first = seen.saturating_sub(shape.window.unwrap_or(seen));
-                    let scores: Vec<f64> = (first..seen)
-                        .map(|key| {
-                            let dot: f64 = rows[key].0.iter().zip(q).map(|(k, q)| k * f64::from(*q)).sum();
-                            dot * f64::from(cache.scale) - slope(head) * (seen - 1 - key) as f64
-                        })
-                        .collect();
-                    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
-                    let mut output = vec![0.0; shape.value_width];
-                    for (score, (_, v)) in scores.iter().zip(&rows[first..]) {
-                        let weight = (score - top).exp() / sum;
-                        output.iter_mut().zip(v).for_each(|(output, v)| *output += weight * v);
-                    }
-                    if seen > 0 {
-                        sums[query] = (top + sum.ln()) as f32;
-                    }
-                    let to = &mut outputs[query * shape.value_width..][..shape.value_width];
-                    to.iter_mut().zip(output).for_each(|(to, value)| *to = value as f32);
+                let query = (sequence * shape.tokens + token) * shape.heads + head;
+                let q = &queries[query * shape.width..][..shape.width];
+                let first = seen.saturating_sub(shape.window.unwrap_or(seen));
+                let scores: Vec<f64> = (first..seen)
+                    .map(|key| {
+                        let dot: f64 = rows[key].0.iter().zip(q).map(|(k, q)| k * f64::from(*q)).sum();
+                        dot * f64::from(cache.scale) - slope(head) * (seen - 1 - key) as f64
+                    })
+                    .collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+                let mut output = vec![0.0; shape.value_width];
+                for (score, (_, v)) in scores.iter().zip(&rows[first..]) {
+                    let weight = (score - top).exp() / sum;
+                    output.iter_mut().zip(v).for_each(|(output, v)| *output += weight * v);
                 }
+                let lse = if seen > 0 { (top + sum.ln()) as f32 } else { f32::NEG_INFINITY };
+                (query, lse, output)
+            };
+            let asked: Vec<(usize, usize)> = (0..shape.tokens)
+                .flat_map(|token| (kv_head * group..(kv_head + 1) * group).map(move |head| (token, head)))
+                .collect();
+            let answers: Vec<_> = asked.into_par_iter().map(|(token, head)| answer(token, head)).collect();
+            for (query, lse, output) in answers {
+                sums[query] = lse;
+                let to = &mut outputs[query * shape.value_width..][..shape.value_width];
+                to.iter_mut().zip(output).for_each(|(to, value)| *to = value as f32);
             }
         }
     }
