@@ -116,6 +116,32 @@ fn accelerator_switches_stay_in_tensor_and_ops() {
     }
 }
 
+/// Attention reads old rows of the cache and its plan before it waits for the kernel right before it (docs/cuda.md): all kernels
+/// before that one have ended, as long as kernels let the next start only when they have waited themselves.
+#[test]
+fn kernels_let_the_next_start_when_they_have_waited() {
+    // Nothing but kernels that wait first stand behind its products.
+    const EARLIER: [&str; 1] = ["linear/skinny.cu"];
+    let ops = root().join("crates/ops/src");
+    let mut found = 0;
+    for path in files(&ops, &[".cu", ".cuh"]) {
+        let name = path.strip_prefix(&ops).unwrap().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let mut before = "";
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if line == "let_next_kernel_start();" && !EARLIER.contains(&name.as_str()) {
+                assert_eq!(
+                    before, "wait_for_previous_kernel();",
+                    "{name}: lets the next kernel start without waiting"
+                );
+                found += 1;
+            }
+            before = line;
+        }
+    }
+    assert!(found >= 10, "only {found} kernels let the next one start: are they written differently now?");
+}
+
 #[test]
 fn the_list_of_designs_is_complete() {
     let readme = read("README.md");
