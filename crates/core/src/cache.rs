@@ -22,6 +22,14 @@ pub const SCALE_BLOCK: usize = 64;
 /// Rows of 8-bit elements with their scales begin at multiples of this many bytes.
 const ROW_BYTES: usize = 16;
 
+/// Columns of a row of `elements`: these and, behind them, the scales of [`DType::Fp8`], one for each [`SCALE_BLOCK`] columns.
+pub const fn row_width(elements: usize, dtype: DType) -> usize {
+    match dtype {
+        DType::F32 | DType::Bf16 => elements,
+        DType::Fp8 => (elements + elements.div_ceil(SCALE_BLOCK)).next_multiple_of(ROW_BYTES),
+    }
+}
+
 /// The planes of one layer, in storage order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheLayout {
@@ -65,18 +73,8 @@ impl CacheLayout {
         self.planes.iter().map(|plane| plane.width).sum()
     }
 
-    /// Elements of a token's row: those of the planes and, behind them, the scales of [`DType::Fp8`], one for each
-    /// [`SCALE_BLOCK`] columns.
-    pub fn row_width(&self, dtype: DType) -> usize {
-        let elements = self.elements_per_token();
-        match dtype {
-            DType::F32 | DType::Bf16 => elements,
-            DType::Fp8 => (elements + elements.div_ceil(SCALE_BLOCK)).next_multiple_of(ROW_BYTES),
-        }
-    }
-
     /// Bytes stored per token by one layer.
     pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        self.row_width(dtype) * dtype.bytes()
+        row_width(self.elements_per_token(), dtype) * dtype.bytes()
     }
 }

@@ -9,7 +9,7 @@ mod cost;
 mod dtype;
 pub mod units;
 
-pub use cache::{CacheLayout, LayoutError, Plane, SCALE_BLOCK};
+pub use cache::{CacheLayout, LayoutError, Plane, SCALE_BLOCK, row_width};
 pub use capacity::Capacity;
 pub use cost::Cost;
 pub use dtype::{DType, ParseDTypeError};

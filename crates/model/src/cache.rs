@@ -1,7 +1,7 @@
 //! The KV cache: pages of token rows ([`PagedCache`]), and the plain case of one sequence ([`Cache`]).
 
 use crate::{config::ModelConfig, error::ConfigError, recorded::Recorded};
-use keyfold_core::{CacheLayout, DType, SCALE_BLOCK};
+use keyfold_core::{CacheLayout, DType, SCALE_BLOCK, row_width};
 use keyfold_tensor::{Arena, Device, Tensor};
 
 /// Cached tokens of many sequences. Per layer a matrix with a row per token that holds all planes of the layout, side by
@@ -149,9 +149,12 @@ fn check_blocks(config: &ModelConfig, layout: &CacheLayout) -> Result<(), Config
         );
         return Err(ConfigError::value("kv_dtype", expected, DType::Fp8));
     }
-    match config.attention.kind() {
-        "tpa" => Err(ConfigError::value("kv_dtype", "bf16 for tpa", DType::Fp8)),
-        _ => Ok(()),
+    match config.attention.design().holds_8_bits() {
+        true => Ok(()),
+        false => {
+            let expected = format!("bf16 for {}", config.attention.kind());
+            Err(ConfigError::value("kv_dtype", expected, DType::Fp8))
+        }
     }
 }
 
@@ -170,7 +173,7 @@ fn placed(config: &ModelConfig, dtype: DType, device: Device) -> Result<(Vec<Pla
         width = start + pieces * step;
     }
     // Behind them, scales.
-    let width = if dtype == DType::Fp8 { layout.row_width(dtype) } else { width.next_multiple_of(unit) };
+    let width = row_width(width, dtype).next_multiple_of(unit);
     Ok((places, width))
 }
 
@@ -245,3 +248,6 @@ impl Cache {
         (Chunk { tokens, past, pages: &self.pages, logits }, &mut self.memory)
     }
 }
+
+#[cfg(test)]
+mod tests;

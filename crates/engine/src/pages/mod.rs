@@ -4,7 +4,6 @@
 //! before them, so a full page is known by a hash that chains over the pages before it ([`PageKey`]). A page that nobody
 //! uses keeps its rows until another needs the memory; the one that lay unused longest goes first.
 
-use keyfold_core::{CacheLayout, DType};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,11 +22,6 @@ impl PageKey {
         }
         Self(hash.finalize().into())
     }
-}
-
-/// Bytes of a token's rows: `layers` of `layout`.
-pub fn bytes_per_token(layout: &CacheLayout, layers: usize, dtype: DType) -> usize {
-    layout.bytes_per_token(dtype).saturating_mul(layers)
 }
 
 /// Pages of `page_size` tokens that fit into `memory` bytes.

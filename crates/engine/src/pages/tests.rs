@@ -1,5 +1,4 @@
 use super::*;
-use keyfold_core::Plane;
 use proptest::prelude::*;
 
 fn key(content: u32) -> PageKey {
@@ -17,9 +16,6 @@ fn keys_chain() {
 
 #[test]
 fn memory_becomes_pages() {
-    let plane = |name, width| Plane { name, width };
-    let layout = CacheLayout::new([plane("latent", 24), plane("rope_key", 8)]).expect("a layout");
-    assert_eq!(bytes_per_token(&layout, 3, DType::F32), 3 * 32 * 4);
     assert_eq!(fitting(3 * 32 * 4 * 16 * 5 + 1, 3 * 32 * 4, 16), 5);
     assert_eq!(fitting(10, 384, 16), 0);
 }

@@ -47,6 +47,11 @@ pub trait Design {
         1
     }
 
+    /// Whether attention can read planes in 8 bits.
+    fn holds_8_bits(&self) -> bool {
+        true
+    }
+
     /// Capacity of one layer (arXiv 2412.19255, table 1).
     fn capacity(&self) -> Capacity;
 

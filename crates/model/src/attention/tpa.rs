@@ -130,6 +130,10 @@ impl Design for TpaConfig {
         if plane < 2 { self.key_rank } else { self.value_rank }
     }
 
+    fn holds_8_bits(&self) -> bool {
+        false
+    }
+
     /// The paper of MFA does not rate TPA: heads of rank d that read from R_K rows of width d.
     fn capacity(&self) -> Capacity {
         let shared_latent_dim = self.key_rank * self.head_dim;

@@ -1,6 +1,6 @@
 //! Rows of a cache in 8 bits: elements of e4m3, and behind them a scale for every [`SCALE_BLOCK`] columns.
 //!
-//! A row of [`DType::Fp8`] is laid out as `CacheLayout::row_width` says. Scales are powers of two (e8m0: the exponent plus 127),
+//! A row of [`DType::Fp8`] is laid out as `keyfold_core::row_width` says. Scales are powers of two (e8m0: the exponent plus 127),
 //! the smallest by which the largest value of the block fits e4m3: they cost no precision, so that each element keeps four
 //! significant bits however large its neighbours in other blocks, other rows, are. Exponents are limited to what f16 holds, which
 //! is what kernels compute with.

@@ -1,12 +1,10 @@
 use super::*;
-use keyfold_core::{CacheLayout, Plane};
+use keyfold_core::row_width;
 use keyfold_tensor::{Arena, e4m3};
 
 fn cache(widths: [usize; 2], places: usize) -> (Tensor, usize) {
-    let [k, v] = widths.map(|width| Plane { name: "", width });
-    let layout = CacheLayout::new([Plane { name: "k", ..k }, Plane { name: "v", ..v }]).unwrap();
-    let rows = Arena::new().tensor(places, layout.row_width(DType::Fp8), DType::Fp8);
-    (rows, layout.elements_per_token())
+    let elements = widths[0] + widths[1];
+    (Arena::new().tensor(places, row_width(elements, DType::Fp8), DType::Fp8), elements)
 }
 
 fn at(places: &[u32]) -> Indices {

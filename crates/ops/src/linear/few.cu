@@ -9,26 +9,9 @@
 //
 // Fused with it: RMSNorm of x (the gain goes to x, the scale, which is a sum over x, to the result), a bias, adding to what is
 // there, and the gated activation of an MLP (a block then has gate rows and the up rows that belong to them).
-#include "activate.cuh"
+#include "product.cuh"
 
 constexpr int WARPS = 4, ROWS = 4, STEP = WARPS * 256, AHEAD = 2;
-
-// `Product` in few.rs is the same struct.
-struct Product {
-    Matrix<const bf16> x;
-    const bf16* w;
-    void* out;
-    int64_t out_stride;
-    const float* bias;   // [out], or none
-    const float* gain;   // [in]: normalises x; or none
-    float eps;
-    int tokens;
-    int in;
-    int out_width;       // rows of w, or half of them where they are gated
-    int accumulate;
-    int out_f32;
-    int activation;      // -1: none; 0: SiLU, 1: GELU (tanh)
-};
 
 // Output `at` of token `t`: its sum and, where it is a gate, that of what it is multiplied with.
 __device__ __forceinline__ void finish(const Product& p, int t, int at, float y, float up) {
@@ -65,7 +48,7 @@ __device__ __forceinline__ uint4 load_once(const bf16* from) {
 }
 
 template <int T>
-__device__ __forceinline__ void few_rows(const Product& p) {
+__device__ __forceinline__ void few_rows(const Matrix<const bf16>& x_rows, const bf16* w_rows, const Product& p) {
     __shared__ float parts[WARPS][ROWS * T + T];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const bool gated = p.activation >= 0;
@@ -74,7 +57,7 @@ __device__ __forceinline__ void few_rows(const Product& p) {
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         const int at = min(first + (gated ? r % 2 : r), width - 1);
-        row[r] = p.w + (int64_t(at) + (gated && r >= 2 ? width : 0)) * p.in;
+        row[r] = w_rows + (int64_t(at) + (gated && r >= 2 ? width : 0)) * p.in;
     }
     float sum[ROWS][T] = {}, squares[T] = {};
     uint4 weights[AHEAD][ROWS];
@@ -105,7 +88,7 @@ __device__ __forceinline__ void few_rows(const Product& p) {
             for (int t = 0; t < T; t++) {
                 if (t >= p.tokens) break;
                 float x[8];
-                unpack(*reinterpret_cast<const uint4*>(p.x.row(t) + c), x);
+                unpack(*reinterpret_cast<const uint4*>(x_rows.row(t) + c), x);
                 if (p.gain) {
 #pragma unroll
                     for (int i = 0; i < 8; i++) {
@@ -147,7 +130,10 @@ __device__ __forceinline__ void few_rows(const Product& p) {
     finish(p, t, at, total(t * ROWS + r) * scale, gated ? total(t * ROWS + 2 + r) * scale : 0.f);
 }
 
-#define KERNEL(T) \
-    extern "C" __global__ void __launch_bounds__(128) few_rows_##T(const __grid_constant__ Product p) { few_rows<T>(p); }
+#define KERNEL(T)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(128) few_rows_##T(                                        \
+        const __grid_constant__ Matrix<const bf16> x, const bf16* w, const __grid_constant__ Product p) {  \
+        few_rows<T>(x, w, p);                                                                              \
+    }
 KERNEL(1)
 KERNEL(2)

@@ -7,6 +7,8 @@ mod dot;
 #[cfg(feature = "cuda")]
 mod few;
 mod fused;
+#[cfg(feature = "cuda")]
+mod product;
 #[cfg(test)]
 mod reference;
 #[cfg(feature = "cuda")]

@@ -19,16 +19,16 @@
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 template <int WARPGROUPS, int TOKENS>
-__device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorMap& x_map, const Product& p) {
+__device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorMap& x_map, const Product& p, const Tiles& kept) {
     constexpr int THREADS = WARPGROUPS * 128, OUTPUTS = WARPGROUPS * 64, HALF = OUTPUTS / 2;
     constexpr uint32_t W_BYTES = OUTPUTS * 128, TILE = W_BYTES + TOKENS * 128;
     // A token's sums of a part, then its sum of squares: PITCH floats, so that a warp writes to all banks.
     constexpr int PITCH = OUTPUTS + 4, ROW = PITCH * 4;
     extern __shared__ __align__(1024) uint8_t memory[];
-    const uint32_t head = (shared_address(memory) + 1023) & ~1023u, ring = head + HEAD, gains = ring + p.stages * TILE;
+    const uint32_t head = (shared_address(memory) + 1023) & ~1023u, ring = head + HEAD, gains = ring + kept.stages * TILE;
     auto weight_there = [&](int stage) { return head + stage * 8; };
-    auto input_there = [&](int stage) { return head + (p.stages + stage) * 8; };
-    auto empty = [&](int stage) { return head + (2 * p.stages + stage) * 8; };
+    auto input_there = [&](int stage) { return head + (kept.stages + stage) * 8; };
+    auto empty = [&](int stage) { return head + (2 * kept.stages + stage) * 8; };
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int parts = cluster_size(), rank = cluster_rank(), block = blockIdx.x / parts;
     const bool gated = p.activation >= 0;
@@ -37,7 +37,7 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
     auto token_of = [&](int rank) { return p.tokens * rank / parts; };
     const int token = token_of(rank), tokens = token_of(rank + 1) - token;
     if (threadIdx.x == 0) {
-        for (int stage = 0; stage < p.stages; stage++) {
+        for (int stage = 0; stage < kept.stages; stage++) {
             barrier_init(weight_there(stage), 1);
             barrier_init(input_there(stage), 1);
             barrier_init(empty(stage), WARPGROUPS * 4);
@@ -53,22 +53,22 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
             const int row = block * (gated ? HALF : OUTPUTS), second = row + (gated ? p.out_width : HALF);
             uint64_t once;
             asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
-            const int flight = min(p.flight, p.stages);
+            const int flight = min(kept.flight, kept.stages);
             for (int i = 0, stage = 0, round = 0, come = 0, come_round = 0; i < count; i++) {
-                if (i == max(0, count - p.lead)) let_next_kernel_start();
+                if (i == max(0, count - kept.lead)) let_next_kernel_start();
                 if (round > 0) barrier_wait(empty(stage), round - 1 & 1);
                 // What waits in line makes what is asked for next wait too: inputs, other blocks' parts.
                 if (i >= flight) {
                     barrier_wait(weight_there(come), come_round & 1);
-                    if (++come == p.stages) come = 0, come_round++;
+                    if (++come == kept.stages) come = 0, come_round++;
                 }
                 barrier_expect(weight_there(stage), W_BYTES);
                 const uint32_t to = ring + stage * TILE;
                 copy_tile(to, &w_map, weight_there(stage), (first + i) * STEP, row, once);
                 copy_tile(to + W_BYTES / 2, &w_map, weight_there(stage), (first + i) * STEP, second, once);
-                if (++stage == p.stages) stage = 0, round++;
+                if (++stage == kept.stages) stage = 0, round++;
             }
-            if (p.lead <= 0) let_next_kernel_start();
+            if (kept.lead <= 0) let_next_kernel_start();
         }
         __syncwarp();
         if (parts > 1) {
@@ -82,7 +82,7 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
                 if (round > 0) barrier_wait(empty(stage), round - 1 & 1);
                 barrier_expect(input_there(stage), TOKENS * 128);
                 copy_tile(ring + stage * TILE + W_BYTES, &x_map, input_there(stage), (first + i) * STEP, 0);
-                if (++stage == p.stages) stage = 0, round++;
+                if (++stage == kept.stages) stage = 0, round++;
             }
         }
         __syncwarp();
@@ -123,7 +123,7 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
                 if (lane == 0) barrier_arrive(empty(before));
             }
             before = stage;
-            if (++stage == p.stages) stage = 0, round++;
+            if (++stage == kept.stages) stage = 0, round++;
         }
         wgmma_wait<0>();
         settle(d);
@@ -208,14 +208,14 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
     if (parts > 1) cluster_wait();
 }
 
-#define BODY(W, T) skinny<W, T>(w, x, p)
+#define BODY(W, T) skinny<W, T>(w, x, p, tiles)
 #else
 #define BODY(W, T)
 #endif
 
 #define KERNEL(W, T)                                                                                       \
     extern "C" __global__ void __launch_bounds__(W * 128 + 64, 2) skinny_##W##_##T(                 \
-        const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ Product p) { \
+        const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap x, const __grid_constant__ Product p, const __grid_constant__ Tiles tiles) { \
         BODY(W, T);                                                                                       \
     }
 #define KERNELS(T) KERNEL(1, T) KERNEL(2, T)

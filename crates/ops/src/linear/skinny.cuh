@@ -1,27 +1,15 @@
 // What skinny.cu is made of: copies, what becomes of sums, and norms on the way.
 #pragma once
-#include "activate.cuh"
 #include "clusters.cuh"
 #include "hopper.cuh"
+#include "product.cuh"
 #include "wgmma.cuh"
 
-// `Product` in skinny.rs is the same struct.
-struct Product {
-    void* out;
-    int64_t out_stride;
-    const float* bias;   // [out], or none
-    const float* gain;   // [in]: normalises x; or none
-    float eps;
-    int tokens;
-    int in;
-    int out_width;       // rows of w, or half of them where they are gated
-    int accumulate;
-    int out_f32;
-    int activation;      // -1: none; 0: SiLU, 1: GELU (tanh)
-    int stages;          // tiles in shared memory
-    int wide;            // rows of out begin at multiples of 16 bytes
-    int lead;            // the next kernel may start when as many tiles of the weight are still to be asked for
-    int flight;          // tiles of the weight under way at most
+// How a block keeps its tiles; `Tiles` in skinny.rs is the same struct.
+struct Tiles {
+    int stages;          // in shared memory
+    int lead;            // of the weight, still to be asked for when the next kernel may start
+    int flight;          // of the weight, under way at most
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL

@@ -1,10 +1,10 @@
 //! Launches of `skinny.cu`: products of up to 64 rows on Hopper.
 
-use super::Fused;
-use crate::{
-    cuda::{Boxes, Launch, Module, boxes, check, gpu_of, launch, module},
-    glu::Activation,
+use super::{
+    Fused,
+    product::{self, Product},
 };
+use crate::cuda::{Boxes, Launch, Module, boxes, gpu_of, launch, module};
 use keyfold_core::DType;
 use keyfold_tensor::{Tensor, cuda::Gpu};
 
@@ -33,22 +33,10 @@ const FLIGHT: i32 = 3;
 /// arrive; earlier, it would take its share of memory's time while there is work, and leave none for when there is not.
 const LEAD: i32 = 6;
 
-/// `Product` of skinny.cu.
+/// `Tiles` of skinny.cuh.
 #[repr(C)]
-struct Product {
-    out: u64,
-    out_stride: i64,
-    bias: u64,
-    gain: u64,
-    eps: f32,
-    tokens: i32,
-    inputs: i32,
-    out_width: i32,
-    accumulate: i32,
-    out_f32: i32,
-    activation: i32,
+struct Tiles {
     stages: i32,
-    wide: i32,
     lead: i32,
     flight: i32,
 }
@@ -106,12 +94,8 @@ impl Cut {
 
 /// Whether the kernel takes these.
 pub(super) fn serves(x: &Tensor, w: &Tensor) -> bool {
-    let aligned = x.address().is_multiple_of(16) && w.address().is_multiple_of(16);
-    let eights = w.cols().is_multiple_of(8) && (x.rows() == 1 || x.stride().is_multiple_of(8));
-    let bf16 = x.dtype() == DType::Bf16 && w.dtype() == DType::Bf16;
     // Those after Hopper lack its instructions.
-    let hopper = || gpu_of(x).capability() == (9, 0);
-    (1..=TOKENS).contains(&x.rows()) && w.cols() > 0 && bf16 && aligned && eights && hopper()
+    product::serves(x, w, TOKENS) && gpu_of(x).capability() == (9, 0)
 }
 
 /// Whether it takes a norm in too: its gains must find room.
@@ -129,13 +113,7 @@ fn tiles_of(gpu: &Gpu, name: &str, matrix: &Tensor, rows: usize) -> Boxes {
 /// See [`super::forward_fused`]; `x` and `w` are such that the kernel [`serves`] them, and [`norms`] where there is a norm.
 pub(super) fn run(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, fused: Fused<'_>, out: &Tensor) {
     let gpu = gpu_of(out);
-    check("linear", gpu, DType::Bf16, &[("x", x), ("w", w)]);
-    if let Some(bias) = bias {
-        check("linear", gpu, DType::F32, &[("bias", bias)]);
-    }
-    if let Some((gain, _)) = fused.norm {
-        check("linear", gpu, DType::F32, &[("gain", gain)]);
-    }
+    let product = Product::new(gpu, x, w, bias, fused, out);
     if out.is_empty() {
         return;
     }
@@ -145,31 +123,10 @@ pub(super) fn run(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, fused: Fused<'_
     let half = cut.warpgroups * STEP / 2;
     let (w_map, x_map) = (tiles_of(gpu, "linear: w", w, half), tiles_of(gpu, "linear: x", x, cut.tokens));
     let gated = fused.gate.is_some();
-    let pitch = out.stride() * out.dtype().bytes();
-    let product = Product {
-        out: out.address(),
-        out_stride: out.stride() as i64,
-        bias: bias.map_or(0, Tensor::address),
-        gain: fused.norm.map_or(0, |(gain, _)| gain.address()),
-        eps: fused.norm.map_or(0.0, |(_, eps)| eps),
-        tokens: x.rows() as i32,
-        inputs: w.cols() as i32,
-        out_width: out.cols() as i32,
-        accumulate: i32::from(fused.accumulate),
-        out_f32: i32::from(out.dtype() == DType::F32),
-        activation: match fused.gate {
-            None => -1,
-            Some(Activation::Silu) => 0,
-            Some(Activation::GeluTanh) => 1,
-        },
-        stages: cut.stages as i32,
-        wide: i32::from(out.address().is_multiple_of(16) && pitch.is_multiple_of(16)),
-        lead: LEAD,
-        flight: FLIGHT,
-    };
+    let tiles = Tiles { stages: cut.stages as i32, lead: LEAD, flight: FLIGHT };
     // Gates and what they multiply share a block, so that an odd number of either may need one more.
     let blocks = if gated { out.cols().div_ceil(half) } else { cut.blocks };
     let threads = (cut.warpgroups * 128 + 64) as u32;
     let grid = Launch::blocks(blocks * cut.parts, threads).shared(cut.shared).cluster(cut.parts).early();
-    launch!(gpu, KERNELS, cut.kernel(), grid; w_map, x_map, product);
+    launch!(gpu, KERNELS, cut.kernel(), grid; w_map, x_map, product, tiles);
 }

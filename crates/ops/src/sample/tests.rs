@@ -1,5 +1,5 @@
 use super::*;
-use crate::{simd::on_every_isa, testing::random};
+use crate::{selftest::logits_of_kind, simd::on_every_isa, testing::random};
 
 const SAMPLERS: [Sampler; 8] = [
     Sampler { temperature: 1.0, top_k: None, top_p: 1.0, min_p: 0.0 },
@@ -162,24 +162,6 @@ fn repetition_is_penalised_as_transformers_does() {
     assert_eq!(message, "repetition_penalty is 0: expected a number from 0.01 to 100");
 }
 
-/// Logits of several kinds: near one another and far apart, on a grid, mostly ruled out, all equal, one alone.
-fn of_kind(kind: usize, seed: u64, len: usize) -> Vec<f32> {
-    let [a, b] = [seed, seed + 1000].map(|seed| random(seed, len));
-    let value = |at: usize| {
-        let x = a[at] + b[at];
-        match kind {
-            0 => 0.3 * x,
-            1 => 8.0 * x,
-            2 => (4.0 * x).round() / 2.0,
-            3 if at % 4 != 1 => f32::NEG_INFINITY,
-            4 => 1.5,
-            5 if at != len / 3 => f32::NEG_INFINITY,
-            _ => 3.0 * x,
-        }
-    };
-    (0..len).map(value).collect()
-}
-
 #[test]
 fn what_the_kernel_does_draws_the_same_tokens() {
     let (mut different, mut all) = (0, 0);
@@ -187,7 +169,7 @@ fn what_the_kernel_does_draws_the_same_tokens() {
     let mut pick = |count: usize| (numbers.next_u64() % count as u64) as usize;
     for case in 0..4000 {
         let len = [1, 3, 97, 1000, 5000][pick(5)];
-        let logits = of_kind(pick(7), case + 1, len);
+        let logits = logits_of_kind(pick(7), case + 1, len);
         let sampler = Sampler {
             temperature: [0.3, 0.7, 1.0, 2.0, 1e-30][pick(5)],
             top_k: [None, None, Some(1), Some(2), Some(20), Some(900)][pick(6)],
@@ -213,7 +195,12 @@ fn what_the_kernel_does_draws_the_same_tokens() {
 #[test]
 fn each_row_chooses_as_its_sampler_does() {
     let arena = keyfold_tensor::Arena::new();
-    let rows = [of_kind(1, 1, 40), of_kind(6, 2, 40), vec![f32::NEG_INFINITY; 40], of_kind(0, 3, 40)];
+    let rows = [
+        logits_of_kind(1, 1, 40),
+        logits_of_kind(6, 2, 40),
+        vec![f32::NEG_INFINITY; 40],
+        logits_of_kind(0, 3, 40),
+    ];
     let mut logits = rows.concat();
     logits[2 * 40 + 7] = f32::NAN;
     let logits = arena.tensor_of(4, 40, &logits);

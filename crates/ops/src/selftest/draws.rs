@@ -14,7 +14,7 @@ const SIZES: [(usize, usize); 9] =
     [(3, 1), (3, 5), (30, 97), (70, 300), (300, 4099), (70, 32_000), (3, 65_536), (30, 65_536), (5, 151_936)];
 
 /// Logits near one another and far apart, on a grid, mostly ruled out, all equal, one alone.
-fn logits(kind: usize, seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn logits_of_kind(kind: usize, seed: u64, len: usize) -> Vec<f32> {
     let [a, b] = [seed, seed + 1000].map(|seed| random(seed, len));
     let value = |at: usize| {
         let x = a[at] + b[at];
@@ -52,7 +52,7 @@ pub(super) fn sample(twins: &mut Twins<'_>) {
     for (rows, vocabulary) in SIZES {
         let size = format!("{rows} x {vocabulary}");
         let mut values: Vec<Vec<f32>> =
-            (0..rows).map(|row| logits(pick(7), (row * 7 + vocabulary) as u64, vocabulary)).collect();
+            (0..rows).map(|row| logits_of_kind(pick(7), (row * 7 + vocabulary) as u64, vocabulary)).collect();
         values[0].fill(f32::NEG_INFINITY);
         values[1][vocabulary / 2] = f32::NAN;
         values[2][vocabulary - 1] = f32::INFINITY;
@@ -103,14 +103,17 @@ pub(super) fn sample(twins: &mut Twins<'_>) {
 /// How often tokens come in many draws, against the share of the kept weights that is theirs.
 fn frequencies(twins: &mut Twins<'_>) {
     const DRAWS: usize = 4096;
-    let row = logits(6, 3, 19);
+    let row = logits_of_kind(6, 3, 19);
     let values = row.repeat(DRAWS);
     let twin = twins.of(DRAWS, row.len(), DType::F32, Gaps::None, &values);
     for (top_k, top_p) in [(None, 1.0), (Some(6), 1.0), (None, 0.8)] {
         let sampler = Sampler { top_k, top_p, ..Sampler::default() };
         let one = |seed| Some(Choice { sampler, rng: Rng::new(seed), ..Choice::greedy() });
         let wishes: Vec<_> = (0..DRAWS as u64).map(one).collect();
-        let Ok(mut choices) = Choices::new(twins.device(), row.len(), wishes.clone()) else { continue };
+        let Ok(mut choices) = Choices::new(twins.device(), row.len(), wishes.clone()) else {
+            twins.compare_values(format!("choices, top_k {top_k:?}"), &[0.0], &[1.0], 0.0);
+            continue;
+        };
         draw(&twin.device, &mut choices, None, None);
         let mut counts = [vec![0.0f32; row.len()], vec![0.0f32; row.len()]];
         for (drawn, wish) in choices.read().into_iter().zip(wishes) {

@@ -2,13 +2,8 @@
 
 use super::twin::{Gaps, Twins};
 use crate::{append, attention::Heads, fp8, rope::RopeTable};
-use keyfold_core::{DType, SCALE_BLOCK};
+use keyfold_core::{DType, row_width};
 use keyfold_tensor::Tensor;
-
-/// The scales' bytes and the elements behind which they lie.
-fn width(elements: usize) -> usize {
-    (elements + elements.div_ceil(SCALE_BLOCK)).next_multiple_of(16)
-}
 
 /// Bytes as numbers.
 fn bytes(tensor: &Tensor) -> Vec<f32> {
@@ -34,7 +29,7 @@ pub(super) fn rows(twins: &mut Twins<'_>) {
             };
             let values: Vec<f32> = x.host.to_vec().into_iter().enumerate().map(sizes).collect();
             let x = twins.of(rows, cols, dtype, Gaps::Aligned, &values);
-            let [mut host, mut device] = twins.bytes(places, width(elements), 0xFF);
+            let [mut host, mut device] = twins.bytes(places, row_width(elements, DType::Fp8), 0xFF);
             let mut back = twins.empty(rows, cols, dtype, Gaps::Aligned);
             for (cache, x, at, back) in [
                 (&mut host, &x.host, &host_at, &mut back.host),
@@ -70,7 +65,7 @@ pub(super) fn append(twins: &mut Twins<'_>) {
             let q = twins.random(tokens, heads * width_of_head, DType::Bf16, Gaps::Aligned);
             let k = twins.random(tokens, kv_heads * width_of_head, DType::Bf16, Gaps::Aligned);
             let v = twins.random(tokens, values.unwrap_or(8), DType::Bf16, Gaps::Aligned);
-            let [host, device] = twins.bytes(2 * tokens, width(elements), 0);
+            let [host, device] = twins.bytes(2 * tokens, row_width(elements, DType::Fp8), 0);
             let mut cached = Vec::new();
             for (q, k, v, cache, positions, rows) in [
                 (&q.host, &k.host, &v.host, &host, &at, &to),

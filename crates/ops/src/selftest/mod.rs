@@ -16,6 +16,8 @@ mod rows;
 mod twin;
 
 #[cfg(test)]
+pub(crate) use draws::logits_of_kind;
+#[cfg(test)]
 pub(crate) use twin::random;
 pub use twin::{Check, Failure};
 

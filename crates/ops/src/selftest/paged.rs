@@ -10,7 +10,7 @@ use crate::{
     fp8,
     rope::RopeTable,
 };
-use keyfold_core::{DType, SCALE_BLOCK};
+use keyfold_core::{DType, row_width};
 use keyfold_tensor::{Arena, Tensor};
 
 /// Rounding of weights, of rotated keys and of the output to bf16.
@@ -144,8 +144,7 @@ fn eight_bit_cache(
     filled: &[u32],
     values: &[f32],
 ) -> [Tensor; 2] {
-    let width = (cols + cols.div_ceil(SCALE_BLOCK)).next_multiple_of(16);
-    let [host, mut device] = twins.bytes(places, width, 0xFF);
+    let [host, mut device] = twins.bytes(places, row_width(cols, DType::Fp8), 0xFF);
     let rows: Vec<f32> =
         filled.iter().flat_map(|row| &values[*row as usize * cols..][..cols]).copied().collect();
     let rows = twins.of(filled.len(), cols, DType::F32, Gaps::None, &rows);

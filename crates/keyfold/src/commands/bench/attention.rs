@@ -5,7 +5,7 @@ use super::{
     print,
 };
 use anyhow::Context;
-use keyfold_core::{CacheLayout, DType, Plane};
+use keyfold_core::{DType, row_width};
 use keyfold_ops::{
     attention::{
         self, Cached, Heads, Paged, Plans, Sequence, cached,
@@ -156,7 +156,7 @@ struct Measured {
 
 impl Bench {
     /// Seconds of a step, and of the training forward pass on the same prompts if that is what it is.
-    fn attention(&self, shape: Shape, batch: usize, context: usize) -> anyhow::Result<Measured> {
+    fn attention(&self, shape: Shape, batch: usize, context: usize) -> Measured {
         let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window, factors } =
             shape;
         let (rank, count) = (factors.unwrap_or(0), factors.unwrap_or(kv_heads));
@@ -165,8 +165,8 @@ impl Bench {
         let cols = k_cols + v_cols + 2 * rank * step;
         let needed = context.div_ceil(page);
         let slots = batch * needed * page;
-        let layout = CacheLayout::new([Plane { name: "rows", width: cols }])?;
-        let row_bytes = layout.bytes_per_token(if fp8 { DType::Fp8 } else { DType::Bf16 });
+        let stored = if fp8 { DType::Fp8 } else { DType::Bf16 };
+        let row_bytes = row_width(cols, stored) * stored.bytes();
         let sets = (ROTATED_BYTES / (slots * row_bytes)).clamp(1, 32) + 1;
         let caches: Vec<Tensor> =
             (0..sets).map(|_| self.cache(slots, cols, fp8.then_some(row_bytes))).collect();
@@ -244,12 +244,12 @@ impl Bench {
             Some(_) => (batch * tokens) as f64 * reach,
             None => (batch * tokens) as f64 * (reach - (tokens as f64 - 1.0) / 2.0),
         };
-        Ok(Measured {
+        Measured {
             seconds,
             contiguous,
             bytes: batch as f64 * reach * row_bytes as f64,
             flops: 2.0 * seen * (heads * (width + value_width) * rank.max(1)) as f64,
-        })
+        }
     }
 
     /// Random rows; in 8 bits if they have bytes.
@@ -288,7 +288,7 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
             if *context < args.tokens || (shape.factors.is_some() && (fp8 || args.tokens > MAX_TOKENS)) {
                 continue;
             }
-            let Measured { seconds, contiguous, bytes, flops } = bench.attention(shape, *batch, *context)?;
+            let Measured { seconds, contiguous, bytes, flops } = bench.attention(shape, *batch, *context);
             bench.0.arena().trim();
             rows.push(Row {
                 device: device.describe(),
@@ -311,6 +311,10 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
             });
         }
     }
+    anyhow::ensure!(
+        !rows.is_empty(),
+        "--variant, --tokens, --kv-dtype: nothing to measure (tpa: a few tokens, bf16; contexts of at least --tokens)"
+    );
     print(&rows, args.json, |row| {
         let contiguous = row.contiguous_us.map(|us| format!(", {us:.1} us in training")).unwrap_or_default();
         format!(

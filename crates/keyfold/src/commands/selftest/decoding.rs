@@ -121,7 +121,7 @@ fn deviation(got: &[f32], want: &[f32]) -> f64 {
 pub(super) fn check(kind: &str, config: &ModelConfig, device: Device, kv: DType) -> anyhow::Result<bool> {
     let mut host = Decoding::new(config, Device::Cpu, [DType::F32; 2])?;
     let mut other = match Decoding::new(config, device, [DType::Bf16, kv]) {
-        Err(error) if kv == DType::Fp8 => {
+        Err(error) if kv == DType::Fp8 && !config.attention.design().holds_8_bits() => {
             print_line(format_args!("{kind:16} decoding, {kv}: {error}"))?;
             return Ok(true);
         }

@@ -103,7 +103,7 @@ fn designs(device: Device) -> anyhow::Result<usize> {
             decodes &= bf16(&format!("{kind}, ALiBi"), &config)?;
         }
         // In planes that are whole blocks.
-        decodes &= decoding::check(kind, &model(kind, &Scale::new(256, 128))?, device, DType::Fp8)?;
+        decodes &= decoding::check(kind, &model(kind, &Scale::new(512, 128))?, device, DType::Fp8)?;
         let [host, other] = [steps(&config, &Arena::new())?, steps(&config, &Arena::on(device)?)?];
         let loss = host.0.iter().zip(&other.0).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
         let square = |x: f64| x * x;
