@@ -120,8 +120,8 @@ fn accelerator_switches_stay_in_tensor_and_ops() {
 /// before that one have ended, as long as kernels let the next start only when they have waited themselves.
 #[test]
 fn kernels_let_the_next_start_when_they_have_waited() {
-    // Nothing but kernels that wait first stand behind its products.
-    const EARLIER: [&str; 1] = ["linear/skinny.cu"];
+    // Between any two attentions stands one that waits first: attention itself.
+    const EARLIER: [&str; 3] = ["linear/few.cu", "linear/skinny.cu", "append/kernel.cu"];
     let ops = root().join("crates/ops/src");
     let mut found = 0;
     for path in files(&ops, &[".cu", ".cuh"]) {
@@ -130,8 +130,8 @@ fn kernels_let_the_next_start_when_they_have_waited() {
         let mut before = "";
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             if line == "let_next_kernel_start();" && !EARLIER.contains(&name.as_str()) {
-                assert_eq!(
-                    before, "wait_for_previous_kernel();",
+                assert!(
+                    ["wait_for_previous_kernel();", "wait();"].contains(&before),
                     "{name}: lets the next kernel start without waiting"
                 );
                 found += 1;

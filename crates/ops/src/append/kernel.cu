@@ -19,20 +19,26 @@ struct Append {
     int rotates, raw_keys;
 };
 
-// 8 pairs from channel 0 of `from`, rotated.
-__device__ __forceinline__ void rotate(const bf16* from, const float* cos, const float* sin, int half, float (&a)[8], float (&b)[8]) {
+// Cosines and sines of 8 pairs.
+struct Angles {
     float cosine[8], sine[8];
-    load(from, a);
-    load(from + half, b);
-    load(cos, cosine);
-    load(sin, sine);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float first = a[i];
-        a[i] = first * cosine[i] - b[i] * sine[i];
-        b[i] = b[i] * cosine[i] + first * sine[i];
+
+    __device__ __forceinline__ void read(const Append& p, int64_t at) {
+        load(p.cos + at, cosine);
+        load(p.sin + at, sine);
     }
-}
+    // The pairs from channel 0 of `from`, rotated.
+    __device__ __forceinline__ void rotate(const bf16* from, int half, float (&a)[8], float (&b)[8]) const {
+        load(from, a);
+        load(from + half, b);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const float first = a[i];
+            a[i] = first * cosine[i] - b[i] * sine[i];
+            b[i] = b[i] * cosine[i] + first * sine[i];
+        }
+    }
+};
 
 // A row of a plane. In 8 bits, eight lanes side by side store the channels of a block.
 template <bool FP8>
@@ -50,22 +56,28 @@ struct Row {
     }
 };
 
+// The next kernel may start at once: those that start early touch nothing before they wait that this one, or the one before it,
+// writes. Nor does this one: places and angles are older than the queries.
 template <bool FP8>
 __device__ __forceinline__ void append_rows(const Append& p) {
-    wait_for_previous_kernel();
     let_next_kernel_start();
     const int token = blockIdx.x, half = p.width / 2, steps = half / 8;
     const int64_t row = p.rows[token], angle = p.rotates ? int64_t(p.positions[token]) * half : 0;
     const Row<FP8> key(p.keys, p.key_scales, row), value(p.values, p.value_scales, row);
     const int queries = p.rotates ? p.heads * steps : 0;
     const int keys = p.raw_keys ? p.kv_heads * p.width / 8 : p.kv_heads * steps;
-    const int all = queries + keys + p.value_width / 8;
-    for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < all; i += gridDim.y * blockDim.x) {
+    const int all = queries + keys + p.value_width / 8, step = gridDim.y * blockDim.x;
+    const int rotated = p.raw_keys ? queries : queries + keys;
+    int i = blockIdx.y * blockDim.x + threadIdx.x;
+    Angles angles;
+    // Of queries and keys alike: both have a whole number of heads.
+    if (i < rotated) angles.read(p, angle + i % steps * 8);
+    wait_for_previous_kernel();
+    while (i < all) {
         float a[8], b[8];
         if (i < queries) {
-            const int c = i % steps * 8;
-            bf16* at = p.q.row(token) + i / steps * p.width + c;
-            rotate(at, p.cos + angle + c, p.sin + angle + c, half, a, b);
+            bf16* at = p.q.row(token) + i / steps * p.width + i % steps * 8;
+            angles.rotate(at, half, a, b);
             store(at, a);
             store(at + half, b);
         } else if (i < queries + keys) {
@@ -74,8 +86,8 @@ __device__ __forceinline__ void append_rows(const Append& p) {
                 load(p.k.row(token) + j * 8, a);
                 key.put(j * 8, a);
             } else {
-                const int c = j % steps * 8, at = j / steps * p.width + c;
-                rotate(p.k.row(token) + at, p.cos + angle + c, p.sin + angle + c, half, a, b);
+                const int at = j / steps * p.width + j % steps * 8;
+                angles.rotate(p.k.row(token) + at, half, a, b);
                 key.put(at, a);
                 key.put(at + half, b);
             }
@@ -84,6 +96,8 @@ __device__ __forceinline__ void append_rows(const Append& p) {
             load(p.v.row(token) + c, a);
             value.put(c, a);
         }
+        i += step;
+        if (i < rotated) angles.read(p, angle + i % steps * 8);
     }
 }
 

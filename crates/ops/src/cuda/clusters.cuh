@@ -2,7 +2,6 @@
 #pragma once
 #include "mma.cuh"
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 // This block's number in its cluster, and how many there are.
 __device__ __forceinline__ int cluster_rank() {
     int rank;
@@ -29,4 +28,36 @@ __device__ __forceinline__ uint32_t peer(uint32_t address, int rank) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
     return there;
 }
-#endif
+
+// At a barrier of another block, at `there`: what this thread knows to be written is visible to those that wait at it.
+__device__ __forceinline__ void barrier_arrive_at(uint32_t there) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(there) : "memory");
+}
+
+// As barrier_wait (hopper.cuh), for what other blocks have written.
+__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}\n" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
+// What lies in another block's shared memory.
+__device__ __forceinline__ float2 peer_float2(uint32_t there) {
+    float2 v;
+    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(there) : "memory");
+    return v;
+}
+
+// Sends values to another block's shared memory, and counts their bytes at a barrier of that block.
+__device__ __forceinline__ void send(uint32_t there, float4 v, uint32_t barrier) {
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(there), "f"(v.x),
+        "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+        : "memory");
+}

@@ -148,12 +148,39 @@ pub(crate) use forms;
 /// `arguments` point to values of the kernel's parameter types; addresses among them are of the device's memory and large
 /// enough for what the kernel does with them.
 pub(crate) unsafe fn start(gpu: &Gpu, function: Function, launch: Launch, arguments: &mut [*mut c_void]) {
-    let Launch { grid, block, shared, early, cluster } = launch;
     assert!(
-        shared <= function.shared_limit(),
-        "a kernel needs {shared} bytes of shared memory, {} can be had",
+        launch.shared <= function.shared_limit(),
+        "a kernel needs {} bytes of shared memory, {} can be had",
+        launch.shared,
         function.shared_limit()
     );
+    with_config(gpu, launch, |config| {
+        // SAFETY: the caller's promise; the configuration lives during the call.
+        let started = unsafe {
+            sys::cuLaunchKernelEx(config, function.handle(), arguments.as_mut_ptr(), std::ptr::null_mut())
+        };
+        gpu.check("start a kernel", started.result());
+    });
+}
+
+/// How many clusters of a launch of `function` the GPU runs at a time; those of more than 8 blocks are allowed from now on.
+pub(crate) fn clusters_at_once(gpu: &Gpu, function: Function, launch: Launch) -> usize {
+    use sys::CUfunction_attribute_enum as Attribute;
+    let large = Attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+    // SAFETY: a function of a module that is never unloaded.
+    gpu.check("allow clusters", unsafe { sys::cuFuncSetAttribute(function.handle(), large, 1) }.result());
+    let mut count = 0;
+    with_config(gpu, launch, |config| {
+        // SAFETY: the configuration lives during the call.
+        let found = unsafe { sys::cuOccupancyMaxActiveClusters(&raw mut count, function.handle(), config) };
+        gpu.check("ask for clusters", found.result());
+    });
+    count.max(0) as usize
+}
+
+/// `work` with `launch` as the driver wants it.
+fn with_config(gpu: &Gpu, launch: Launch, work: impl FnOnce(&sys::CUlaunchConfig)) {
+    let Launch { grid, block, shared, early, cluster } = launch;
     let attribute = |id, value| sys::CUlaunchAttribute { id, pad: Default::default(), value };
     use sys::CUlaunchAttributeID as Id;
     let mut attributes = [attribute(
@@ -182,16 +209,7 @@ pub(crate) unsafe fn start(gpu: &Gpu, function: Function, launch: Launch, argume
         attrs: attributes.as_mut_ptr(),
         numAttrs: count as u32,
     };
-    // SAFETY: the caller's promise; the attribute lives during the call.
-    let started = unsafe {
-        sys::cuLaunchKernelEx(
-            &raw const config,
-            function.handle(),
-            arguments.as_mut_ptr(),
-            std::ptr::null_mut(),
-        )
-    };
-    gpu.check("start a kernel", started.result());
+    work(&config);
 }
 
 /// `launch!(gpu, KERNELS, "name", launch; argument, ...)` starts a kernel. Arguments must have the types of its parameters:

@@ -10,7 +10,7 @@ mod module;
 mod uploads;
 
 pub(crate) use boxes::{Boxes, boxes};
-pub(crate) use launch::{Forms, Launch, Mat, conversion, forms, launch, start};
+pub(crate) use launch::{Forms, Launch, Mat, clusters_at_once, conversion, forms, launch, start};
 pub(crate) use module::{Function, Module, module};
 pub(crate) use uploads::{arena, scratch, uploaded_f32, uploaded_u32};
 

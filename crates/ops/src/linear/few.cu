@@ -53,6 +53,7 @@ __device__ __forceinline__ void few_rows(const Matrix<const bf16>& x_rows, const
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const bool gated = p.activation >= 0;
     const int width = p.out_width, per_block = gated ? ROWS / 2 : ROWS, first = blockIdx.x * per_block;
+    let_next_kernel_start();
     const bf16* row[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -73,7 +74,6 @@ __device__ __forceinline__ void few_rows(const Matrix<const bf16>& x_rows, const
     int column = warp * 256 + lane * 8;
     fetch(column);
     wait_for_previous_kernel();
-    let_next_kernel_start();
     for (; column < p.in; column += AHEAD * STEP) {
 #pragma unroll
         for (int a = 0; a < AHEAD; a++) {

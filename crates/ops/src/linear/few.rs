@@ -3,6 +3,7 @@
 use super::{
     Fused,
     product::{self, Product},
+    skinny,
 };
 use crate::cuda::{Launch, Mat, Module, gpu_of, launch, module};
 use keyfold_tensor::Tensor;
@@ -14,9 +15,15 @@ const TOKENS: usize = 2;
 /// Rows of the weight of a block.
 const ROWS: usize = 4;
 
+/// Elements of a weight below which, and rows from which, this kernel is quicker than that of `skinny` where both are there: there
+/// is little to ask for before the kernel before has ended, or so much that it makes no difference.
+const SMALL: usize = 5 << 20;
+const MANY: usize = 16384;
+
 /// Whether the kernel takes these.
 pub(super) fn serves(x: &Tensor, w: &Tensor) -> bool {
-    product::serves(x, w, TOKENS)
+    let best = w.rows() * w.cols() < SMALL || w.rows() >= MANY || !skinny::serves(x, w);
+    product::serves(x, w, TOKENS) && best
 }
 
 /// See [`super::forward_fused`]; `x` and `w` are such that the kernel [`serves`] them.

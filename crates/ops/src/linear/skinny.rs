@@ -28,7 +28,7 @@ const HEAD: usize = 2 << 10;
 /// Tiles in shared memory: at least, so that one is asked for while one is multiplied, and at most, for which there are barriers.
 const STAGES: std::ops::RangeInclusive<usize> = 2..=20;
 /// Tiles of the weight under way at most: more make everything else that a block asks for wait in line.
-const FLIGHT: i32 = 3;
+const FLIGHT: i32 = 4;
 /// Tiles of the weight that are still to be asked for when the next kernel may start. It comes to ask for its own as these
 /// arrive; earlier, it would take its share of memory's time while there is work, and leave none for when there is not.
 const LEAD: i32 = 6;

@@ -20,11 +20,12 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     Ring<RING> keys, values;
     if constexpr (!S::SHARED) values.advance();
     Ring<2> target;
-    uint32_t q_parity = 0;
+    uint32_t q_parity = 0, join_parity = 0;
     float o[WIDTH / 2], s[SCORES], m[2], l[2], shrink[2], slopes[2];
     uint32_t weights[S::KEYS / 16][4];
 
     const int tile_keys = this->tile_keys();
+    const uint32_t factor_offset = (S::D_COLUMNS + row_group) * S::COLUMN_BYTES;
     // Where this lane finds the factors of 16 rows of a tile, for `ldmatrix_t`.
     auto factors_at = [&](uint32_t factors, int from) {
         const int at = from + lane / 16 * 8 + lane % 8, unit = thread / 32 * 2 + lane / 8 % 2;
@@ -74,7 +75,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     // Scores are there: as far as they go, the tile is no longer needed.
     auto end_scores = [&] {
         settle(s);
-        if constexpr (S::FACTORS) sum_terms(tile(keys.slot) + S::D_COLUMNS * S::COLUMN_BYTES);
+        if constexpr (S::FACTORS) sum_terms(tile(keys.slot) + factor_offset);
         if constexpr (S::ROTATE) {
             if (lane == 0) barrier_arrive(unturned(target.slot));
             target.advance();
@@ -152,7 +153,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
 #pragma unroll
             for (int from = 0; from < S::KEYS; from += 16) {
                 uint32_t a[4];
-                ldmatrix_t(a, factors_at(tile(values.slot) + S::E_COLUMNS * S::COLUMN_BYTES, from));
+                ldmatrix_t(a, factors_at(tile(values.slot) + factor_offset, from));
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const float low = s[from / 2 + 2 * i], high = s[from / 2 + 2 * i + 1];
@@ -200,7 +201,12 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         else named_barrier(1 + S::GROUPS, S::GROUPS * WARPGROUP);
     };
 
-    for (Items items(p, share); items.more(); items.next()) {
+    if (p.cluster > 1) cluster_wait();
+    Items items(p, share, rank);
+    // Whatever the next kernel asks for is asked for earlier then, and memory is busy to the end. Where there are few tiles, that
+    // would keep this one waiting: then it starts when all of them have been asked for.
+    if (items.more() && items.item.z - items.item.y > LONG) let_next_kernel_start();
+    for (; items.more(); items.next()) {
         const int4 item = items.item;
         const int length = p.lengths[divide(item.x, p.kv_heads)];
         // Keys that the first token sees: tiles below need no mask.
@@ -256,11 +262,10 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             wgmma_wait<0>();
             end_outputs();
         }
-        finish(item, o, m, l, group, rows);
+        finish(item, o, m, l, group, memory, rows, join_parity);
+        join_parity ^= 1;
     }
-    // From here on nobody needs tiles: their memory is where CTAs add up parts.
-    named_barrier(1 + S::GROUPS, S::GROUPS * WARPGROUP);
-    merge(group, memory, rows);
+    merge(group, rows);
 }
 
 }  // namespace paged

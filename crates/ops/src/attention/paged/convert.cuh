@@ -85,7 +85,7 @@ __device__ __forceinline__ void Kernel<S>::convert_tiles(unsigned char* memory, 
     const uint32_t base = shared_address(memory);
     Ring<S::RAW> from;
     Ring<RING> to;
-    for (Items items(p, share); items.more(); items.next()) {
+    for (Items items(p, share, rank); items.more(); items.next()) {
         const int4 item = items.item;
         if (item.y >= item.z) continue;
         Own scales(p, item, thread);

@@ -45,6 +45,7 @@ struct PagedParams {
     kv_heads: i32,
     group: i32,
     group_inverse: f32,
+    cluster: i32,
     row_blocks: i32,
     head_blocks: i32,
     block_tokens: i32,
@@ -178,6 +179,7 @@ pub(super) fn attend(
         kv_heads: shape.kv_heads as i32,
         group: group as i32,
         group_inverse: 1.0 / group as f32,
+        cluster: device.cluster as i32,
         row_blocks: blocks.count as i32,
         head_blocks: blocks.heads as i32,
         block_tokens: blocks.tokens as i32,
@@ -197,7 +199,8 @@ pub(super) fn attend(
     };
     let function = KERNELS.function(gpu, form.name);
     let bytes = form.bytes(function.shared_limit());
-    let grid = Launch::blocks(device.shares * device.columns, form.threads() as u32).shared(bytes);
+    let ctas = device.shares * device.columns * device.cluster;
+    let grid = Launch::blocks(ctas, form.threads() as u32).shared(bytes).cluster(device.cluster);
     // What the plan says is read without waiting for the kernel before: not when that is the one that plans.
     let early = !device.planned.swap(false, Ordering::Relaxed);
     let grid = Launch { early, ..grid };

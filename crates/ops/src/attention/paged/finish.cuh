@@ -1,7 +1,12 @@
 // What becomes of the sums of an item: the output, or a part of it that is added to others' parts.
 //
-// A part lies in memory as it lies in registers: slab i holds the accumulators 4 i .. 4 i + 3 of all 128 threads, that is
-// 8 channels of 64 rows, 2 KB that are written and read without gaps.
+// Sums lie in registers as slabs: slab i holds the accumulators 4 i .. 4 i + 3 of all 128 threads, that is 8 channels of 64
+// rows, of which each warp has 16. So they are sent, kept and added up too, 2 KB without gaps, and a warp only ever needs
+// what warps of its number have made.
+//
+// The CTAs of a cluster have an item together (join): each adds up some slabs, which all send it, weighted, into the memory
+// where its tiles were. Clusters (or lone CTAs) that have parts of a task write them to memory, where they stay in the L2 cache; of each
+// slab one waits for all parts and adds them up (merge).
 //
 // This code runs once or twice in a launch, so that its instructions come from afar: it is kept short.
 
@@ -11,11 +16,9 @@
 
 namespace paged {
 
-// Tells all CTAs that what this warpgroup wrote before the barrier it has just passed is there.
-__device__ __forceinline__ unsigned int release(unsigned int* counter) {
-    unsigned int before;
-    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-    return before;
+// Tells all CTAs that what this warp wrote is there.
+__device__ __forceinline__ void release(unsigned int* counter) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
 __device__ __forceinline__ unsigned int acquire(const unsigned int* counter) {
@@ -25,29 +28,71 @@ __device__ __forceinline__ unsigned int acquire(const unsigned int* counter) {
 }
 
 // Two neighbouring channels of a row of the output.
-template <bool F32>
-__device__ __forceinline__ void put(void* out, int64_t at, float low, float high) {
-    if constexpr (F32) {
-        *reinterpret_cast<float2*>(static_cast<float*>(out) + at) = make_float2(low, high);
-    } else {
-        *reinterpret_cast<uint32_t*>(static_cast<bf16*>(out) + at) = pack(low, high);
+__device__ __forceinline__ void put(unsigned char* at, bool f32, float low, float high) {
+    if (f32) *reinterpret_cast<float2*>(at) = make_float2(low, high);
+    else *reinterpret_cast<uint32_t*>(at) = pack(low, high);
+}
+
+// How much sums measured from the maximum `from` count beside others measured from `top`.
+__device__ __forceinline__ float weight_of(float from, float top) { return from == -INFINITY ? 0.0f : power2(from - top); }
+
+// This lane's rows of an item: their numbers among the queries, where not less than `rows.rows` those of the last.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::queries_of(const int4& item, int row, const Block& rows, int64_t (&queries)[2]) const {
+    const int64_t first = task_query(p, item.x);
+#pragma unroll
+    for (int r = 0; r < 2; r++) queries[r] = first + rows.query_of(p, min(row + 8 * r, max(rows.rows, 1) - 1));
+}
+
+// Where a channel of a query's output lies.
+template <class S>
+__device__ __forceinline__ unsigned char* Kernel<S>::place(int64_t query, int channel) const {
+    return static_cast<unsigned char*>(p.out) + (query * p.value_width + channel) * (p.out_f32 ? 4 : 2);
+}
+
+// The log-sum-exp of a row.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::write_lse(int64_t query, float top, float total) const {
+    p.lse[query] = total > 0.0f ? (top + log2f(total) - shift()) * LN_2 : -INFINITY;
+}
+
+// A lane's accumulators of a slab, two channels each of two rows.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::write_slab(
+    int slab, int value_group, int row, const int64_t (&queries)[2], const float (&sum)[4], const Block& rows
+) const {
+    const int channel = value_group * (S::E / S::VALUE_GROUPS) + slab * 8 + threadIdx.x % 4 * 2;
+    if (channel >= p.value_width) return;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        if (row + 8 * r >= rows.rows) break;
+        put(place(queries[r], channel), p.out_f32, sum[2 * r], sum[2 * r + 1]);
     }
+}
+
+// Slabs that this CTA of a cluster adds up: from the first on, before the end.
+template <class S>
+__device__ __forceinline__ int2 Kernel<S>::own_slabs() const {
+    constexpr int SLABS = S::E / S::VALUE_GROUPS / 8;
+    return make_int2(divide(SLABS * rank + p.cluster - 1, p.cluster), divide(SLABS * (rank + 1) + p.cluster - 1, p.cluster));
 }
 
 template <class S>
 template <int COUNT>
 __device__ __forceinline__ void Kernel<S>::finish(
-    const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, const Block& rows
+    const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, unsigned char* memory,
+    const Block& rows, uint32_t parity
 ) const {
     const int thread = threadIdx.x % WARPGROUP, lane = thread % 32, row = thread / 32 * 16 + lane / 4;
     const int row_block = block + group / S::VALUE_GROUPS, value_group = group % S::VALUE_GROUPS;
-    if (row_block >= p.row_blocks) return;
     float sum[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         sum[r] = l[r] + __shfl_xor_sync(~0u, l[r], 1);
         sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
     }
+    if (p.cluster > 1) return join(item, o, m, sum, group, memory, rows, parity);
+    if (row_block >= p.row_blocks) return;
     if (item.w >= 0) {
         const int4 cut = p.cuts[item.w];
         const int64_t part = part_of(cut.y + share - cut.w, row_block, value_group);
@@ -62,183 +107,227 @@ __device__ __forceinline__ void Kernel<S>::finish(
                     lane % 4 == 0 ? make_float2(m[0], sum[0]) : make_float2(m[1], sum[1]);
             }
         }
-        fence_async_everywhere();
-        named_barrier(1 + group, WARPGROUP);
-        if (thread == 0) release(written(item.w, group));
+        __syncwarp();
+        if (lane == 0) release(written(item.w, group, thread / 32));
         return;
     }
     const int column = value_group * 2 * COUNT + lane % 4 * 2;
-    const int64_t first = task_query(p, item.x);
+    int64_t queries[2];
+    queries_of(item, row, rows, queries);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         if (row + 8 * r >= rows.rows) continue;
-        const int64_t query = first + rows.query_of(p, row + 8 * r);
         const float factor = sum[r] > 0.0f ? 1.0f / sum[r] : 0.0f;
-        if (p.lse && column == 0) p.lse[query] = sum[r] > 0.0f ? (m[r] + log2f(sum[r]) - shift()) * LN_2 : -INFINITY;
-        const int64_t at = query * p.value_width + column;
-        auto write = [&](auto f32) {
+        if (p.lse && column == 0) write_lse(queries[r], m[r], sum[r]);
+        unsigned char* at = place(queries[r], column);
+        const int step = p.out_f32 ? 32 : 16;
 #pragma unroll
-            for (int i = 0; i < COUNT / 4; i++) {
-                if (column + 8 * i >= p.value_width) break;
-                const float* pair = o + 4 * i + 2 * r;
-                put<decltype(f32)::value>(p.out, at + 8 * i, pair[0] * factor, pair[1] * factor);
-            }
-        };
-        if (p.out_f32) write(Flag<true>()); else write(Flag<false>());
+        for (int i = 0; i < COUNT / 4; i++, at += step) {
+            if (column + 8 * i < p.value_width) put(at, p.out_f32, o[4 * i + 2 * r] * factor, o[4 * i + 2 * r + 1] * factor);
+        }
     }
 }
 
-// A lane's accumulators of a unit, two channels each of two rows whose outputs lie at `places`.
+// Adds up what the CTAs of a cluster have of an item. What comes of it is the output, or the cluster's part of it.
 template <class S>
-__device__ __forceinline__ void Kernel<S>::write_unit(
-    int unit, int value_group, int row, const int64_t (&places)[2], const float (&sum)[4], const Block& rows
+template <int COUNT>
+__device__ __forceinline__ void Kernel<S>::join(
+    const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&sum)[2], int group, unsigned char* memory,
+    const Block& rows, uint32_t parity
 ) const {
-    const int channel = value_group * (S::E / S::VALUE_GROUPS) + unit / 4 * 8 + threadIdx.x % 4 * 2;
-    if (channel >= p.value_width) return;
+    constexpr int SLABS = COUNT / 4, SLAB_BYTES = 2048;
+    const int thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32, row = warp * 16 + lane / 4;
+    const int row_block = block + group / S::VALUE_GROUPS, value_group = group % S::VALUE_GROUPS, ctas = p.cluster;
+    const int2 own = own_slabs();
+    // Of each row its maximum and sum; parts [own slab][CTA].
+    const uint32_t sums = this->sums(group), parts = slots + group * S::JOIN_BYTES, arrived = received(group);
+    if (lane % 4 < 2) {
+        float2* to = reinterpret_cast<float2*>(memory + (sums - shared_address(memory)));
+        to[row + lane % 4 * 8] = lane % 4 == 0 ? make_float2(m[0], sum[0]) : make_float2(m[1], sum[1]);
+    }
+    // From here on others may write to where tiles were.
+    named_barrier(1 + group, WARPGROUP);
+    if (thread == 0) barrier_expect(arrived, (rows.rows + 15) / 16 * ctas * (own.y - own.x) * (SLAB_BYTES / 4));
+    if (thread < ctas) barrier_arrive_at(peer(met(), thread));
+    barrier_wait_cluster(met(), parity);
+
+    // Four lanes have a row; each looks at every fourth CTA. To be done before anything is sent: a CTA may end, or go on to its
+    // next item, when it has all parts.
+    float2 theirs[2][CLUSTER / 4];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        if (row + 8 * r >= rows.rows) break;
-        const int64_t at = places[r] + channel;
-        if (p.out_f32) put<true>(p.out, at, sum[2 * r], sum[2 * r + 1]);
-        else put<false>(p.out, at, sum[2 * r], sum[2 * r + 1]);
-    }
-}
-
-// One unit of many parts.
-template <class S>
-__device__ __forceinline__ void Kernel<S>::add_many(
-    int unit, int64_t number, int64_t step, int parts, const float2* weights, float4* others, const int64_t* places,
-    int value_group, const Block& rows
-) const {
-    constexpr int UNITS = S::E / S::VALUE_GROUPS / 8 * 4;
-    const int thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32, local = lane / 4;
-    const float4* from = p.part_out + (number * UNITS + unit) * 32 + lane;
-    float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 16
-    for (int part = warp; part < parts; part += 4) {
-        const float4 value = __ldcg(from + part * (step * UNITS * 32));
-        const float first = weights[part * 16 + local].x, second = weights[part * 16 + local + 8].x;
-        sum.x += first * value.x, sum.y += first * value.y, sum.z += second * value.z, sum.w += second * value.w;
-    }
-    if (warp > 0) others[(warp - 1) * 32 + lane] = sum;
-    named_barrier(1 + threadIdx.x / WARPGROUP, WARPGROUP);
-    if (warp == 0) {
-        for (int other = 0; other < 3; other++) {
-            const float4 more = others[other * 32 + lane];
-            sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+#pragma unroll
+        for (int i = 0; i < CLUSTER / 4; i++) {
+            const int cta = 4 * i + lane % 4;
+            theirs[r][i] = cta < ctas ? peer_float2(peer(sums + (row + 8 * r) * sizeof(float2), cta)) : make_float2(-INFINITY, 0.0f);
         }
-        const int row = unit % 4 * 16 + local;
-        const int64_t place[2] = {places[row], places[row + 8]};
-        const float four[4] = {sum.x, sum.y, sum.z, sum.w};
-        write_unit(unit, value_group, row, place, four, rows);
     }
-    named_barrier(1 + threadIdx.x / WARPGROUP, WARPGROUP);
+    const bool whole = item.w < 0;
+    float top[2], total[2], scale[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        top[r] = -INFINITY, total[r] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < CLUSTER / 4; i++) top[r] = fmaxf(top[r], theirs[r][i].x);
+        for (int s = 1; s < 4; s *= 2) top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], s));
+#pragma unroll
+        for (int i = 0; i < CLUSTER / 4; i++) total[r] += theirs[r][i].y * weight_of(theirs[r][i].x, top[r]);
+        for (int s = 1; s < 4; s *= 2) total[r] += __shfl_xor_sync(~0u, total[r], s);
+        scale[r] = weight_of(m[r], top[r]);
+        if (whole) scale[r] = total[r] > 0.0f ? scale[r] / total[r] : 0.0f;
+    }
+    const bool busy = warp * 16 < rows.rows;
+    if (busy) {
+        // As `own_slabs` has it: slab i is that of CTA i * ctas / SLABS.
+        const uint32_t here = parts + rank * SLAB_BYTES + thread * sizeof(float4);
+        uint32_t to = peer(here, 0), tell = peer(arrived, 0);
+        int owner = 0, passed = 0;
+#pragma unroll
+        for (int slab = 0; slab < SLABS; slab++) {
+            if (passed >= SLABS) {
+                passed -= SLABS, owner++;
+                to = peer(here, owner), tell = peer(arrived, owner);
+            }
+            const float4 four = make_float4(
+                o[4 * slab] * scale[0], o[4 * slab + 1] * scale[0], o[4 * slab + 2] * scale[1], o[4 * slab + 3] * scale[1]
+            );
+            send(to, four, tell);
+            to += ctas * SLAB_BYTES, passed += ctas;
+        }
+    }
+    const int4 cut = whole ? make_int4(0, 0, 0, 0) : p.cuts[item.w];
+    const int64_t part = part_of(cut.y + share - cut.w, row_block, value_group);
+    int64_t queries[2];
+    queries_of(item, row, rows, queries);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        if (lane % 4 > 0 || row + 8 * r >= rows.rows) continue;
+        if (!whole) p.part_sums[(part * ctas + rank) * 64 + row + 8 * r] = make_float2(top[r], total[r]);
+        else if (p.lse && rank == 0 && value_group == 0) write_lse(queries[r], top[r], total[r]);
+    }
+    barrier_wait_cluster(arrived, parity);
+    if (busy) {
+        constexpr int AT_ONCE = 2;
+        const float4* from = reinterpret_cast<const float4*>(memory + (parts - shared_address(memory))) + thread;
+#pragma unroll 1
+        for (int slab = own.x; slab < own.y; slab += AT_ONCE, from += AT_ONCE * ctas * WARPGROUP) {
+            float four[AT_ONCE][4] = {};
+            // Where there is no other one, the same again.
+            const int next = slab + 1 < own.y ? ctas : 0;
+#pragma unroll 4
+            for (int cta = 0; cta < ctas; cta++) {
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; j++) {
+                    const float4 theirs = from[(j * next + cta) * WARPGROUP];
+                    four[j][0] += theirs.x, four[j][1] += theirs.y, four[j][2] += theirs.z, four[j][3] += theirs.w;
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < AT_ONCE; j++) {
+                if (slab + j >= own.y) break;
+                const float (&sum)[4] = four[j];
+                if (whole) write_slab(slab + j, value_group, row, queries, sum, rows);
+                else p.part_out[(part * SLABS + slab + j) * WARPGROUP + thread] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+            }
+        }
+    }
+    fence_async();
+    __syncwarp();
+    if (lane == 0) {
+        barrier_arrive(joined());
+        if (!whole && row_block < p.row_blocks) release(written(item.w, group, warp));
+    }
 }
 
-// Adds up this CTA's share of the outputs of tasks of which it has a part: of its first item, its last, or both.
-//
-// Its share are some units, 8 channels of 16 rows, 512 bytes of every part. Of a few parts, the copy engine brings them to
-// where tiles were while the weights of all rows are computed. Of many, it would take longer to ask for so many small
-// pieces than to read them: then units come one by one, and each warp adds up every fourth part.
+// Adds up the parts of every `step`-th of some slabs, some of both at a time: what is asked for takes long to come.
 template <class S>
-__device__ __forceinline__ void Kernel<S>::merge(int group, unsigned char* memory, const Block& rows) const {
-    constexpr int UNIT = 64, UNIT_BYTES = UNIT * sizeof(float2), UNITS = S::E / S::VALUE_GROUPS / 8 * 4, MANY = 16;
-    constexpr int ROOM = S::SLOTS * S::SLOT_BYTES / S::GROUPS / UNIT_BYTES;
-    const int row_block = block + group / S::VALUE_GROUPS, value_group = group % S::VALUE_GROUPS;
-    const int thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32;
-    if (row_block >= p.row_blocks) return;
-    const uint32_t arrived = barrier(6 + 2 * RING + group), base = slots + group * ROOM * UNIT_BYTES;
-    // Of each row where its output lies; sums of the other warps; of each part and row its maximum and sum, then its weight.
-    int64_t* places = reinterpret_cast<int64_t*>(memory + (base - shared_address(memory)));
-    float4* others = reinterpret_cast<float4*>(places + UNIT);
-    float2* weights = reinterpret_cast<float2*>(others + 3 * 32);
-    uint32_t parity = 0;
+__device__ __forceinline__ void
+Kernel<S>::add_parts(const int4& item, const int4& cut, int2 slabs, int step, int group, const Block& rows) const {
+    constexpr int SLABS = S::E / S::VALUE_GROUPS / 8, AT_ONCE = 4, PARTS = 4;
+    const int thread = threadIdx.x % WARPGROUP, lane = thread % 32, row = thread / 32 * 16 + lane / 4;
+    const int value_group = group % S::VALUE_GROUPS;
+    const int64_t first = part_of(cut.y, block + group / S::VALUE_GROUPS, value_group), next = part_of(1, 0, 0);
+    int64_t queries[2];
+    queries_of(item, row, rows, queries);
+#pragma unroll 1
+    for (int slab = slabs.x; slab < slabs.y; slab += AT_ONCE * step) {
+        float top[2] = {-INFINITY, -INFINITY}, total[2] = {}, sum[AT_ONCE][4] = {};
+#pragma unroll 1
+        for (int from = 0; from < cut.z; from += PARTS) {
+            float4 values[PARTS][AT_ONCE];
+            float2 sums[PARTS][2];
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) {
+                const int64_t part = first + (from + i) * next;
+                const bool there = from + i < cut.z;
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    const float2* at = p.part_sums + (part * p.cluster + rank) * 64 + row + 8 * r;
+                    sums[i][r] = there ? __ldcg(at) : make_float2(-INFINITY, 0.0f);
+                }
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; j++) {
+                    const int at = slab + j * step;
+                    const float4 none = {0.0f, 0.0f, 0.0f, 0.0f};
+                    values[i][j] = there && at < slabs.y ? __ldcg(p.part_out + (part * SLABS + at) * WARPGROUP + thread) : none;
+                }
+            }
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float highest = top[r];
+#pragma unroll
+                for (int i = 0; i < PARTS; i++) highest = fmaxf(highest, sums[i][r].x);
+                const float shrink = weight_of(top[r], highest);
+                top[r] = highest, total[r] *= shrink;
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; j++) sum[j][2 * r] *= shrink, sum[j][2 * r + 1] *= shrink;
+#pragma unroll
+                for (int i = 0; i < PARTS; i++) {
+                    const float weight = weight_of(sums[i][r].x, highest);
+                    total[r] += weight * sums[i][r].y;
+#pragma unroll
+                    for (int j = 0; j < AT_ONCE; j++) {
+                        sum[j][2 * r] += weight * (r == 0 ? values[i][j].x : values[i][j].z);
+                        sum[j][2 * r + 1] += weight * (r == 0 ? values[i][j].y : values[i][j].w);
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            if (p.lse && slab == 0 && value_group == 0 && lane % 4 == 0 && row + 8 * r < rows.rows) write_lse(queries[r], top[r], total[r]);
+            const float factor = total[r] > 0.0f ? 1.0f / total[r] : 0.0f;
+#pragma unroll
+            for (int j = 0; j < AT_ONCE; j++) sum[j][2 * r] *= factor, sum[j][2 * r + 1] *= factor;
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            if (slab + j * step < slabs.y) write_slab(slab + j * step, value_group, row, queries, sum[j], rows);
+        }
+    }
+}
+
+// A warp: adds up its share of the outputs of tasks of which its CTA has a part: of the first item, the last, or both.
+template <class S>
+__device__ __forceinline__ void Kernel<S>::merge(int group, const Block& rows) const {
+    const int warp = threadIdx.x % WARPGROUP / 32, lane = threadIdx.x % 32;
+    if (block + group / S::VALUE_GROUPS >= p.row_blocks || warp * 16 >= rows.rows) return;
     const int4 bounds = p.shares[2 * share + 1];
 #pragma unroll 1
     for (int i = bounds.x; i < bounds.y; i = i + 1 < bounds.y ? bounds.y - 1 : bounds.y) {
         const int4 item = p.items[i];
         if (item.w < 0) continue;
         const int4 cut = p.cuts[item.w];
-        const int parts = cut.z, part = share - cut.w, end = UNITS * (part + 1) / parts;
-        const bool many = parts > MANY;
-        const int together = many ? 1 : (ROOM - 4 - parts) / parts;
-        const int64_t number = part_of(cut.y, row_block, value_group), step = part_of(1, 0, 0);
-        const int64_t first_query = task_query(p, item.x);
-        unsigned int* counter = written(item.w, group);
-        if (thread < 32) {
-            while (acquire(counter) < parts) {}
-            fence_async_everywhere();
+        int2 slabs = own_slabs();
+        slabs.x += share - cut.w;
+        if (slabs.x >= slabs.y) continue;
+        // Each launch adds one for each part, and begins when those before have ended.
+        if (lane == 0) {
+            const unsigned int* counter = written(item.w, group, warp);
+            while (acquire(counter) % cut.z != 0) {}
         }
-        named_barrier(1 + group, WARPGROUP);
-        if (thread < rows.rows) places[thread] = (first_query + rows.query_of(p, thread)) * p.value_width;
-#pragma unroll 1
-        for (int first = UNITS * part / parts; first < end; first += together) {
-            const int count = min(together, end - first);
-            const uint32_t values = base + (4 + parts) * UNIT_BYTES;
-            if (!many && thread < 32) {
-                if (thread == 0) barrier_expect(arrived, parts * count * UNIT_BYTES);
-                __syncwarp();
-                if (thread < parts) {
-                    const float4* source = p.part_out + ((number + thread * step) * UNITS + first) * (UNIT_BYTES / 16);
-                    copy_bytes(values + thread * count * UNIT_BYTES, source, count * UNIT_BYTES, arrived);
-                }
-            }
-            // Several threads a row: all 64 rows for a few parts, the unit's 16 for many.
-            const int shift = many ? 3 : 1, sharers = 1 << shift, of = many ? 16 : 64;
-            const int local = thread >> shift, row = many ? first % 4 * 16 + local : local;
-            float top = -INFINITY, total = 0.0f;
-#pragma unroll 8
-            for (int from = thread % sharers; from < parts; from += sharers) {
-                const float2 sum = __ldcg(p.part_sums + (number + from * step) * 64 + row);
-                weights[from * of + local] = sum;
-                top = fmaxf(top, sum.x);
-            }
-            for (int s = 1; s < sharers; s *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, s));
-            for (int from = thread % sharers; from < parts; from += sharers) {
-                const float2 sum = weights[from * of + local];
-                const float weight = sum.x == -INFINITY ? 0.0f : power2(sum.x - top);
-                total += sum.y * weight;
-                weights[from * of + local].x = weight;
-            }
-            for (int s = 1; s < sharers; s *= 2) total += __shfl_xor_sync(~0u, total, s);
-            const float factor = total > 0.0f ? 1.0f / total : 0.0f;
-            for (int from = thread % sharers; from < parts; from += sharers) weights[from * of + local].x *= factor;
-            if (p.lse && first < 4 && thread % sharers == 0 && value_group == 0 && row < rows.rows) {
-                const int64_t query = first_query + rows.query_of(p, row);
-                p.lse[query] = total > 0.0f ? (top + log2f(total) - this->shift()) * LN_2 : -INFINITY;
-            }
-            named_barrier(1 + group, WARPGROUP);
-            if (!many) {
-                barrier_wait(arrived, parity);
-                parity ^= 1;
-            }
-            if (many) {
-                add_many(first, number, step, parts, weights, others, places, value_group, rows);
-                continue;
-            }
-            // A warp has the units of the rows that it also computed.
-            const int own = warp * 16 + lane / 4;
-            const float4* here = reinterpret_cast<const float4*>(memory + (values - shared_address(memory))) + lane;
-            if (own < rows.rows) {
-                const int64_t place[2] = {places[own], places[min(own + 8, rows.rows - 1)]};
-#pragma unroll 1
-                for (int unit = first + ((warp - first) & 3); unit < first + count; unit += 4) {
-                    float sum[4] = {};
-#pragma unroll 2
-                    for (int from = 0; from < parts; from++) {
-                        const float4 value = here[(from * count + unit - first) * 32];
-                        const float low = weights[from * 64 + own].x, high = weights[from * 64 + own + 8].x;
-                        sum[0] += low * value.x, sum[1] += low * value.y;
-                        sum[2] += high * value.z, sum[3] += high * value.w;
-                    }
-                    write_unit(unit, value_group, own, place, sum, rows);
-                }
-            }
-            fence_async();
-            named_barrier(1 + group, WARPGROUP);
-        }
-        // The last to have seen all parts makes the counter zero for the next launch.
-        if (thread == 0 && atomicAdd(counter, 1) == 2 * parts - 1) *counter = 0;
+        __syncwarp();
+        add_parts(item, cut, slabs, cut.z, group, rows);
     }
 }
 

@@ -10,10 +10,10 @@
 // lse [sequences * tokens, heads]. Token t of T sees the first length - T + t + 1 keys, or the last `window` of these.
 //
 // Work. Heads of one kv head and tokens are packed into blocks of 64 rows. A task is a sequence and a kv head; the plan
-// (plan.cuh) cuts the tiles of all tasks into equal shares, one per CTA. A task that lies in one share is written out at
-// once. CTAs that share a task write their parts to memory (which stays in the L2 cache), wait for each other, and each
-// adds up some of its rows (finish.cuh). All of them run at once: there are no more than multiprocessors, and the next kernel
-// may only start when they have.
+// (plan.cuh) cuts the tiles of all tasks into equal shares, one per CTA or cluster of CTAs. A task that lies in one share is written out at
+// once. CTAs that share a task add up their parts (finish.cuh): those of a cluster in each other's shared memory, clusters and
+// lone CTAs through the L2 cache, where they wait for each other. All of them run at once: there are no more than find room,
+// and the next kernel may only start when they have.
 //
 // Pipeline. One CTA per multiprocessor. One warp has the copy engine fill a ring of slots, a page (or the part of it that
 // is in the tile) at a time; another fetches the queries of the next item. A warpgroup per row block starts S = Q K^T of a
@@ -26,9 +26,9 @@
 //
 // With factors (FACTORS: tensor-product attention, arXiv 2501.06425) a key is a sum of R terms a[r, head] b[r], and so is a
 // value; rows b are shared by all heads. A row of a tile is a b, so a key has R rows (1, 2 or 4); behind its channels lie its
-// factors a for the block's 64 heads, as one more column. Scores of rows times a are added up to those of keys, weights times a
-// are those of rows. Each of a key's R columns holds its weight, so the weights' sum is R times too large: that is the 1 / R of
-// the values.
+// factors a for the 64 heads of each row block, as more columns. Scores of rows times a are added up to those of keys, weights
+// times a are those of rows. Each of a key's R columns holds its weight, so the weights' sum is R times too large: that is the
+// 1 / R of the values.
 //
 // Early start. The kernel before this one may still run when it begins (programmatic dependent launch): what it makes are the
 // queries and the last few rows of each sequence (RECENT), so that older tiles are asked for without waiting for it.
@@ -70,14 +70,15 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
         fence_async();
     }
     __syncthreads();
+    // Those that compute wait until all barriers of the cluster can be used.
+    if (p.cluster > 1) cluster_arrive();
     if (group == S::GROUPS) {
         set_registers<S, S::LOADING>();
         if (warp % 4 == 0) {
             if (threadIdx.x % 32 == 0) prefetch_map(q_map), prefetch_map(k_map), prefetch_map(v_map);
-            kernel.load_tiles(q_map, k_map, v_map, k_factors, v_factors);
+            kernel.load_tiles(k_map, v_map, k_factors, v_factors);
         } else if (warp % 4 == 1 && threadIdx.x % 32 == 0) {
-            wait_for_previous_kernel();
-            kernel.load_more_queries(q_map);
+            kernel.load_all_queries(q_map);
         }
         if constexpr (S::CROWDED) {
             if (warp % 4 >= 2) kernel.convert_tiles(memory, threadIdx.x % S::CONVERTING_THREADS);
@@ -89,7 +90,6 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
     } else {
         set_registers<S, S::COMPUTING>();
         wait_for_previous_kernel();
-        let_next_kernel_start();
         kernel.compute(memory);
     }
 }
@@ -144,3 +144,5 @@ PAGED_ATTENTION(paged_attention_256_rotate_fp8, 256, 256, 64, true, true, 1, 1, 
 PAGED_ATTENTION(paged_attention_576_shared_fp8, 576, 512, 32, true, false, 1, 2, 4)
 PAGED_FACTORS(paged_attention_64_factors, 64, 64, 128, false, false, 1, 1, 0, true)
 PAGED_FACTORS(paged_attention_128_factors, 128, 128, 64, false, false, 1, 1, 0, true)
+PAGED_FACTORS(paged_attention_64_factors_rows, 64, 64, 64, false, false, 2, 1, 0, true)
+PAGED_FACTORS(paged_attention_128_factors_rows, 128, 128, 64, false, false, 2, 1, 0, true)

@@ -6,63 +6,64 @@
 
 namespace paged {
 
-// One warp: every lane issues some of the boxes of a tile. Old tiles are asked for as far as there is room before it waits for
-// the kernel that makes the queries; those of the first item come next, or they would wait behind all other tiles.
+// One warp: every lane issues some of the boxes of a tile. Old tiles are asked for before it waits for the kernel that makes the
+// last ones.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::load_tiles(
-    const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* k_factors,
-    const CUtensorMap* v_factors
+    const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* k_factors, const CUtensorMap* v_factors
 ) const {
     constexpr int ELEMENTS = S::FP8 ? ROW_BYTES : COLUMN;
     const int lane = threadIdx.x % 32;
     const int page_rows = 1 << p.page_shift, tile_keys = this->tile_keys();
     const int rows = page_rows < tile_keys ? page_rows : tile_keys;
     const int parts = tile_keys / rows;
-    const int first_head = S::FACTORS ? Block(p, block).head : 0;
     Ring<S::FP8 ? S::RAW : RING> ring;
-    Items items(p, share);
-    const int first_task = items.more() ? items.item.x : -1;
-    // Slots that nothing was asked for yet, while it has not waited.
-    constexpr int WAITED = 1 << 30;
-    constexpr int SLOTS = S::FP8 ? S::RAW : RING;
-    int room = SLOTS;
+    Items items(p, share, rank);
+    bool waited = false;
     auto wait = [&] {
-        if (room > SLOTS) return;
-        room = WAITED;
-        wait_for_previous_kernel();
-        if (first_task >= 0 && lane == 0) load_queries(q_map, first_task);
+        if (!waited) wait_for_previous_kernel();
+        waited = true;
     };
-    for (; items.more(); items.next()) {
+    uint32_t joined_parity = 0;
+    for (bool first_item = true; items.more(); items.next(), first_item = false) {
+        if (p.cluster > 1 && !first_item) {
+            // The sums of the item before lie where tiles are to come.
+            barrier_wait(joined(), joined_parity);
+            joined_parity ^= 1;
+        }
         const int4 item = items.item;
         const int sequence = divide(item.x, p.kv_heads), head = item.x - sequence * p.kv_heads;
         const int* pages = p.page_table + static_cast<int64_t>(sequence) * p.max_pages;
         const int length = p.lengths[sequence];
         // A lane's part of the tile is the same for all of its boxes: 32 is a multiple of the number of parts.
         const int part = lane % parts;
-        auto page_of = [&](int tile) {
+        // The pages of 32 parts in order, one a lane: a read for each tile would take longer than to ask for it.
+        auto pages_of = [&](int batch) {
             // Read before the length is known: most tiles are within it.
-            const int key = tile * tile_keys + part * rows;
+            const int key = item.y * tile_keys + (batch * 32 + lane) * rows;
             const int page = pages[min(key >> p.page_shift, p.max_pages - 1)];
             return key < length ? page : p.pages;
         };
-        int next = page_of(item.y);
+        int batch = pages_of(0), next = pages_of(1);
         for (int tile = item.y; tile < item.z; tile++) {
-            const int page = next;
-            if (tile + 1 < item.z) next = page_of(tile + 1);
+            const int number = (tile - item.y) * parts;
+            if (number > 0 && number % 32 == 0) batch = next, next = pages_of(number / 32 + 1);
+            const int page = __shfl_sync(~0u, batch, number % 32 + part);
             const int first = (tile * tile_keys + part * rows) & (page_rows - 1);
             if ((tile + 1) * tile_keys > length - RECENT) wait();
             auto load = [&](const CUtensorMap* map, int columns, const CUtensorMap* factors) {
-                if (room-- <= 0) wait();
                 const uint32_t free = S::FP8 ? raw_empty(ring.slot) : empty(ring.slot);
                 const uint32_t there = S::FP8 ? raw_full(ring.slot) : full(ring.slot);
                 const uint32_t slot = S::FP8 ? raw_tile(ring.slot) : this->tile(ring.slot);
                 const uint32_t to = slot + (part * rows << shift()) * ROW_BYTES;
                 barrier_wait(free, ring.parity ^ 1);
-                if (lane == 0) barrier_expect(there, (columns + S::FACTORS) * S::COLUMN_BYTES);
+                if (lane == 0) barrier_expect(there, (columns + S::FACTOR_COLUMNS) * S::COLUMN_BYTES);
                 __syncwarp();
-                for (int box = lane; box < (columns + S::FACTORS) * parts; box += 32) {
+                for (int box = lane; box < (columns + S::FACTOR_COLUMNS) * parts; box += 32) {
                     const int column = box / parts;
-                    const bool factor = S::FACTORS && column == columns;
+                    const bool factor = S::FACTORS && column >= columns;
+                    // As `Block` has it.
+                    const int first_head = factor ? (block + column - columns) % p.head_blocks * 64 : 0;
                     copy_box(
                         to + column * S::COLUMN_BYTES, factor ? factors : map, there,
                         factor ? first_head : column * ELEMENTS, head, first, page
@@ -75,6 +76,7 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
         }
     }
     wait();
+    let_next_kernel_start();
 }
 
 // One thread: the queries of a task.
@@ -95,15 +97,13 @@ __device__ __forceinline__ void Kernel<S>::load_queries(const CUtensorMap* q_map
     }
 }
 
-// One thread: the queries of all items but the first, as soon as those before are no longer needed.
+// One thread: the queries of all items, of each as soon as those before are no longer needed.
 template <class S>
-__device__ __forceinline__ void Kernel<S>::load_more_queries(const CUtensorMap* q_map) const {
-    Items items(p, share);
-    if (!items.more()) return;
-    uint32_t parity = 0;
-    for (items.next(); items.more(); items.next()) {
+__device__ __forceinline__ void Kernel<S>::load_all_queries(const CUtensorMap* q_map) const {
+    Items items(p, share, rank);
+    wait_for_previous_kernel();
+    for (uint32_t parity = 1; items.more(); items.next(), parity ^= 1) {
         barrier_wait(answered(), parity);
-        parity ^= 1;
         load_queries(q_map, items.item.x);
     }
 }
@@ -142,7 +142,7 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
     Ring<RING> ring;
     Ring<2> target;
     Ring<S::FP8 ? S::RAW : 1> raw_ring;
-    for (Items items(p, share); items.more(); items.next()) {
+    for (Items items(p, share, rank); items.more(); items.next()) {
         const int4 item = items.item;
         if (item.y >= item.z) continue;
         typename Choice<S::FP8, Scales<S>, NoScales>::type scales(p, item, thread);

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "clusters.cuh"
 #include "hopper.cuh"
 #include "wgmma.cuh"
 
@@ -15,7 +16,7 @@ struct Params {
     const int4* shares;
     const int4* items;
     const int4* cuts;
-    // [cut, row block, value group], zero before and after: parts that are written, then CTAs that have seen all of them.
+    // [cut, row block, value group, CTA of a cluster, warp], made zero by the plan: parts that are written.
     unsigned int* written;
     // [positions, pairs].
     const float* cosines;
@@ -40,6 +41,8 @@ struct Params {
     // Query heads of a kv head.
     int group;
     float group_inverse;
+    // CTAs that have a share together: a cluster.
+    int cluster;
     // Row blocks of a task, and how heads and tokens make one.
     int row_blocks;
     int head_blocks;
@@ -82,11 +85,17 @@ constexpr int WARPGROUP = 128;
 constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
 constexpr int SHARED_MEMORY = 227 * 1024;
 // Of barriers, and of what else is small.
-constexpr int BARRIER_BYTES = 1536;
+constexpr int BARRIER_BYTES = 2048;
+// Of them, at the end and for each warpgroup: `sums`.
+constexpr int SUM_BYTES = 64 * sizeof(float2);
 // How far, in powers of two, scores may exceed the maximum they are measured from before it is moved: moving it costs a
 // pass over O, and a factor of 256 costs no precision.
 constexpr float SLACK = 8.0f;
 constexpr float F16_MAX = 65504.0f;
+// Tiles of a first item from which the next kernel may start at once.
+constexpr int LONG = 48;
+// CTAs of a cluster at most.
+constexpr int CLUSTER = 16;
 // `RECENT` in mod.rs: rows at the end of a sequence that the kernel before this one may have written.
 constexpr int RECENT = 8;
 
@@ -110,11 +119,14 @@ struct Shape {
     static constexpr int THREADS = (GROUPS + 1 + (ROTATE || (FP8 && !CROWDED) ? 1 : 0)) * WARPGROUP;
     // Registers of a thread that computes, loads, or rotates and converts; of two warpgroups all have what they want.
     static constexpr bool BUDGETED = THREADS > 2 * WARPGROUP;
-    static constexpr int COMPUTING = CROWDED ? 208 : 240, LOADING = CROWDED ? 88 : 24, CONVERTING = 216;
+    static constexpr int COMPUTING = CROWDED ? 208 : FACTORS ? 232 : 240, LOADING = CROWDED ? 88 : FACTORS ? 40 : 24;
+    static constexpr int CONVERTING = 216;
     static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
     static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
     static constexpr int Q_BYTES = D_COLUMNS * 64 * ROW_BYTES;
-    static constexpr int SLOT_BYTES = ((D > E ? D : E) + (FACTORS ? COLUMN : 0)) * KEYS * 2;
+    // Columns of factors, one a row block.
+    static constexpr int FACTOR_COLUMNS = FACTORS ? ROW_GROUPS : 0;
+    static constexpr int SLOT_BYTES = ((D > E ? D : E) + FACTOR_COLUMNS * COLUMN) * KEYS * 2;
     // Of a tile in 8 bits: columns of 128.
     static constexpr int RAW_COLUMNS = ((D > E ? D : E) + ROW_BYTES - 1) / ROW_BYTES, RAW_BYTES = RAW_COLUMNS * COLUMN_BYTES;
     static constexpr int ROTATED = ROTATE ? 2 : 0;
@@ -125,13 +137,20 @@ struct Shape {
     static constexpr int FACTOR_BYTES = FP8 && ROTATE ? KEYS * D_COLUMNS * 2 : 0;
     // Whether the scores of the next tile are computed while the values of this one are summed: holds two tiles at once.
     static constexpr bool AHEAD = SLOTS >= 3;
-    static_assert(SLOTS >= 2 && (2 * SLOTS + 2 * RAW + GROUPS + 6) * 8 + 2 * FACTOR_BYTES <= BARRIER_BYTES, "shared memory");
+    // Where a warpgroup receives what the CTAs of a cluster send it: `joins` in form.rs.
+    static constexpr int JOIN_BYTES = (SLOTS * SLOT_BYTES + (ROTATE ? 0 : RAW * RAW_BYTES)) / GROUPS / 1024 * 1024;
+    static constexpr int BARRIERS = 2 * SLOTS + 2 * RAW + GROUPS + 8;
+    static_assert(SLOTS >= 2 && BARRIERS * 8 + 2 * FACTOR_BYTES + GROUPS * SUM_BYTES <= BARRIER_BYTES, "shared memory");
     static_assert(!ROTATE || SHARED, "rotation on read is for keys that are values too");
-    static_assert(!FACTORS || (D == E && !SHARED && GROUPS == 1), "factors have planes of their own");
+    static_assert(!FACTORS || (D == E && !SHARED && VALUE_GROUPS == 1), "factors have planes of their own");
 };
 
-// Divisions are long; what they are by here is mostly 1.
-__device__ __forceinline__ int divide(int a, int b) { return b == 1 ? a : a / b; }
+// Whole numbers below 2^21 (`DIVIDED` in cuda/batch.rs): a + 1 / 2 is at least half of 1 / b away from the next multiple of b.
+__device__ __forceinline__ int divide(int a, int b) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(static_cast<float>(b)));
+    return b == 1 ? a : static_cast<int>((a + 0.5f) * inverse);
+}
 
 // A block of up to 64 rows of a task: tokens, of each all heads of the group; of a group of 64 heads or more, 64 heads of
 // one token.
@@ -181,20 +200,28 @@ struct Flag {
     static constexpr bool value = VALUE;
 };
 
-// The items of a share. The first lies beside the bounds of the others: one read less before the first load.
+// The items of a share, of each what this CTA of its cluster has: as many tiles as others, or one less. The first lies beside
+// the bounds of the others: one read less before the first load.
 struct Items {
     const int4* rest;
     int4 item;
-    int at, end;
+    int at, end, rank, cluster;
 
-    __device__ __forceinline__ Items(const Params& p, int share) : rest(p.items) {
+    __device__ __forceinline__ Items(const Params& p, int share, int rank) : rest(p.items), rank(rank), cluster(p.cluster) {
         item = p.shares[2 * share];
         const int4 bounds = p.shares[2 * share + 1];
         at = bounds.x, end = bounds.y;
+        take_own();
     }
     __device__ __forceinline__ bool more() const { return at < end; }
     __device__ __forceinline__ void next() {
         if (++at < end) item = rest[at];
+        take_own();
+    }
+    __device__ __forceinline__ void take_own() {
+        const int tiles = item.z - item.y;
+        item.z = item.y + divide(tiles * (rank + 1), cluster);
+        item.y += divide(tiles * rank, cluster);
     }
 };
 
@@ -204,8 +231,8 @@ struct Kernel {
     static constexpr int RING = S::SLOTS;
     const Params& p;
     uint32_t queries, slots, rotated, raw, barriers;
-    // Row blocks of this CTA start at `block`; it has the share `share`.
-    int block, share;
+    // Row blocks of this CTA start at `block`; it is number `rank` of those that have the share `share`.
+    int block, share, rank;
 
     // Terms of a key, as a power of two, and keys of a tile.
     __device__ __forceinline__ int shift() const { return S::FACTORS ? p.rank_shift : 0; }
@@ -218,8 +245,10 @@ struct Kernel {
         raw = rotated + S::ROTATED * S::SLOT_BYTES;
         barriers = raw + S::RAW * S::RAW_BYTES;
         const int columns = (p.row_blocks + S::ROW_GROUPS - 1) / S::ROW_GROUPS;
-        share = divide(blockIdx.x, columns);
-        block = (blockIdx.x - share * columns) * S::ROW_GROUPS;
+        const int number = divide(blockIdx.x, p.cluster);
+        share = divide(number, columns);
+        block = (number - share * columns) * S::ROW_GROUPS;
+        rank = blockIdx.x - number * p.cluster;
     }
 
     __device__ __forceinline__ uint32_t barrier(int number) const { return barriers + 8 * number; }
@@ -231,9 +260,15 @@ struct Kernel {
     __device__ __forceinline__ uint32_t unturned(int copy) const { return barrier(4 + 2 * RING + copy); }
     __device__ __forceinline__ uint32_t raw_empty(int slot) const { return barrier(6 + 2 * RING + S::GROUPS + slot); }
     __device__ __forceinline__ uint32_t raw_full(int slot) const { return raw_empty(S::RAW + slot); }
+    // Of a cluster: the tiles of an item are no longer needed, parts are there, and their memory is free for tiles.
+    __device__ __forceinline__ uint32_t met() const { return raw_empty(2 * S::RAW); }
+    __device__ __forceinline__ uint32_t received(int group) const { return barrier(6 + 2 * RING + group); }
+    __device__ __forceinline__ uint32_t joined() const { return raw_empty(2 * S::RAW + 1); }
     __device__ __forceinline__ uint32_t raw_tile(int slot) const { return raw + slot * S::RAW_BYTES; }
     // [key][column of 64] f16: for tiles of even number, and of odd.
-    __device__ __forceinline__ uint32_t factors(int tile) const { return barriers + BARRIER_BYTES - (2 - tile % 2) * S::FACTOR_BYTES; }
+    __device__ __forceinline__ uint32_t factors(int tile) const { return sums(S::GROUPS - 1) - (2 - tile % 2) * S::FACTOR_BYTES; }
+    // Of each row of a warpgroup the maximum of its scores and the sum of their powers of two.
+    __device__ __forceinline__ uint32_t sums(int group) const { return barriers + BARRIER_BYTES - (group + 1) * SUM_BYTES; }
     __device__ __forceinline__ uint32_t tile(int slot) const { return slots + slot * S::SLOT_BYTES; }
     __device__ __forceinline__ uint32_t copy(int number) const { return rotated + number * S::SLOT_BYTES; }
 
@@ -241,8 +276,9 @@ struct Kernel {
     __device__ __forceinline__ int64_t part_of(int slot, int row_block, int value_group) const {
         return (static_cast<int64_t>(slot) * p.row_blocks + row_block) * S::VALUE_GROUPS + value_group;
     }
-    __device__ __forceinline__ unsigned int* written(int cut, int group) const {
-        return p.written + part_of(cut, block + group / S::VALUE_GROUPS, group % S::VALUE_GROUPS);
+    __device__ __forceinline__ unsigned int* written(int cut, int group, int warp) const {
+        const int64_t part = part_of(cut, block + group / S::VALUE_GROUPS, group % S::VALUE_GROUPS);
+        return p.written + (part * p.cluster + rank) * 4 + warp;
     }
 
     __device__ __forceinline__ void prepare() const {
@@ -258,7 +294,9 @@ struct Kernel {
             barrier_init(turned(number), S::ROTATORS * WARPGROUP);
             barrier_init(unturned(number), S::GROUPS * 4);
         }
-        for (int group = 0; group < S::GROUPS; group++) barrier_init(barrier(6 + 2 * RING + group), 1);
+        for (int group = 0; group < S::GROUPS; group++) barrier_init(received(group), 1);
+        barrier_init(met(), S::GROUPS * p.cluster);
+        barrier_init(joined(), S::GROUPS * 4);
         barrier_init(asked(), 1);
         barrier_init(answered(), S::GROUPS * 4);
         barrier_init_fence();
@@ -266,25 +304,32 @@ struct Kernel {
 
     __device__ __forceinline__ void
     load_tiles(
-        const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* k_factors,
+        const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* k_factors,
         const CUtensorMap* v_factors
     ) const;
     __device__ __forceinline__ void load_queries(const CUtensorMap* q_map, int task) const;
-    __device__ __forceinline__ void load_more_queries(const CUtensorMap* q_map) const;
+    __device__ __forceinline__ void load_all_queries(const CUtensorMap* q_map) const;
     __device__ __forceinline__ void rotate_tiles(unsigned char* memory) const;
     __device__ __forceinline__ void convert_tiles(unsigned char* memory, int thread) const;
     __device__ __forceinline__ void compute(unsigned char* memory) const;
     template <int COUNT>
     __device__ __forceinline__ void
-    finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, const Block& rows) const;
-    __device__ __forceinline__ void write_unit(
-        int unit, int value_group, int row, const int64_t (&places)[2], const float (&sum)[4], const Block& rows
+    finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, unsigned char* memory,
+           const Block& rows, uint32_t parity) const;
+    template <int COUNT>
+    __device__ __forceinline__ void
+    join(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&sum)[2], int group, unsigned char* memory,
+         const Block& rows, uint32_t parity) const;
+    __device__ __forceinline__ int2 own_slabs() const;
+    __device__ __forceinline__ void queries_of(const int4& item, int row, const Block& rows, int64_t (&queries)[2]) const;
+    __device__ __forceinline__ unsigned char* place(int64_t query, int channel) const;
+    __device__ __forceinline__ void write_lse(int64_t query, float top, float total) const;
+    __device__ __forceinline__ void write_slab(
+        int slab, int value_group, int row, const int64_t (&queries)[2], const float (&sum)[4], const Block& rows
     ) const;
-    __device__ __forceinline__ void add_many(
-        int unit, int64_t number, int64_t step, int parts, const float2* weights, float4* others, const int64_t* places,
-        int value_group, const Block& rows
-    ) const;
-    __device__ __forceinline__ void merge(int group, unsigned char* memory, const Block& rows) const;
+    __device__ __forceinline__ void
+    add_parts(const int4& item, const int4& cut, int2 slabs, int step, int group, const Block& rows) const;
+    __device__ __forceinline__ void merge(int group, const Block& rows) const;
 };
 
 }  // namespace paged

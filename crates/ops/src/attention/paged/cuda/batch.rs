@@ -14,6 +14,10 @@ use keyfold_tensor::{Arena, Device, Tensor};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const PLANNERS: u32 = 1024;
+/// Warps of a warpgroup.
+const WARPS: usize = 4;
+/// `divide` in types.cuh takes numbers below this one.
+const DIVIDED: usize = 1 << 21;
 
 /// What a batch keeps on a GPU.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(in super::super) struct Batch {
     /// CTAs side by side for the row blocks of a task; each such column takes all shares.
     pub(super) columns: usize,
     pub(super) shares: usize,
+    /// CTAs that have a share together.
+    pub(super) cluster: usize,
     pub(super) lengths: Tensor,
     pub(super) tables: Tensor,
     /// As `Plan` in plan.cuh: shares, items, cuts, counters.
@@ -85,7 +91,14 @@ impl Batch {
         let columns = blocks.count.div_ceil(form.row_groups);
         let sequences = lengths.len();
         let tasks = sequences * shape.kv_heads;
-        let shares = form.shares(shape, lengths, (gpu.multiprocessors() / columns).max(1));
+        let (cluster, most) = form.clusters(gpu, tasks * columns);
+        let most = (most / columns).max(1);
+        let shares = form.shares(shape, lengths, most, cluster);
+        let tiles = lengths.iter().map(|length| form.tiles(shape).count(*length)).max().unwrap_or(1);
+        assert!(
+            tasks < DIVIDED && tiles * cluster < DIVIDED,
+            "paged attention: {tasks} sequences times heads of up to {tiles} tiles, fewer than {DIVIDED} were expected"
+        );
         let groups = blocks.count * form.value_groups;
         let parts = Plan::slots(shares) * blocks.count;
         Some(Self {
@@ -96,11 +109,15 @@ impl Batch {
             entries,
             columns,
             shares,
+            cluster,
             lengths: words(arena, sequences),
             tables: words(arena, entries),
-            plan: words(arena, 4 * (2 * shares + tasks + shares + shares) + shares * groups),
+            plan: words(
+                arena,
+                4 * (2 * shares + tasks + shares + shares) + shares * groups * cluster * WARPS,
+            ),
             parts: words(arena, parts * form.part()),
-            sums: words(arena, parts * form.value_groups * ROWS * 2),
+            sums: words(arena, parts * form.value_groups * cluster * ROWS * 2),
             planned: AtomicBool::new(true),
         })
     }
@@ -117,7 +134,8 @@ impl Batch {
             items,
             cuts,
             written: cuts + 16 * self.shares as u64,
-            counters: (self.shares * self.blocks.count * self.form.value_groups) as i32,
+            counters: (self.shares * self.blocks.count * self.form.value_groups * self.cluster * WARPS)
+                as i32,
             sequences: self.sequences as i32,
             kv_heads: shape.kv_heads as i32,
             count: self.shares as i32,

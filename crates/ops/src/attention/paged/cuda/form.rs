@@ -1,6 +1,10 @@
 //! The forms of the kernel, which of them serves what, and how queries make its row blocks.
 
-use super::super::{Shape, plan::Tiles};
+use super::{
+    super::{Shape, plan::Tiles},
+    KERNELS,
+};
+use crate::cuda::{Launch, clusters_at_once};
 use keyfold_core::SCALE_BLOCK;
 use keyfold_tensor::cuda::Gpu;
 
@@ -8,12 +12,16 @@ use keyfold_tensor::cuda::Gpu;
 pub(super) const COLUMN: usize = 64;
 pub(super) const ROW_BYTES: usize = 128;
 pub(super) const ROWS: usize = 64;
-const BARRIERS: usize = 1536;
+const BARRIERS: usize = 2048;
 const WARPGROUP: usize = 128;
 /// A window that no sequence fills, whose sums with lengths are still whole numbers of 32 bits.
 const NO_WINDOW: usize = 1 << 30;
 /// Parts of a task that are joined quickly, and tiles that such a part may have instead of making more of them.
 const GOOD_PARTS: usize = 16;
+/// Channels of sums that are kept together: a slab in finish.cuh.
+const SLAB: usize = 8;
+/// CTAs of a cluster at most.
+const CLUSTER: usize = 16;
 const SHORT: usize = 8;
 
 /// A form of the kernel: `Shape` in types.cuh.
@@ -55,15 +63,15 @@ const fn eight(
 }
 
 /// Tensor-product attention; `rows` of a tile.
-const fn factors(name: &'static str, width: usize, rows: usize) -> Form {
-    Form { factors: true, ..form(name, [width, width, rows], [false, false], [1, 1]) }
+const fn factors(name: &'static str, width: usize, rows: usize, row_groups: usize) -> Form {
+    Form { factors: true, ..form(name, [width, width, rows], [false, false], [row_groups, 1]) }
 }
 
 /// Terms that a key of tensor-product attention may have.
 const RANKS: [usize; 3] = [1, 2, 4];
 
 /// As at the end of kernel.cu; of those that fit, the first is taken.
-const FORMS: [Form; 20] = [
+const FORMS: [Form; 22] = [
     form("paged_attention_64", [64, 64, 128], [false, false], [1, 1]),
     form("paged_attention_64_shared", [64, 64, 128], [true, false], [1, 1]),
     form("paged_attention_128", [128, 128, 128], [false, false], [1, 1]),
@@ -82,8 +90,10 @@ const FORMS: [Form; 20] = [
     eight("paged_attention_256_shared_fp8", [256, 256, 64], [true, false], 1, 4),
     eight("paged_attention_256_rotate_fp8", [256, 256, 64], [true, true], 1, 2),
     eight("paged_attention_576_shared_fp8", [576, 512, 32], [true, false], 2, 4),
-    factors("paged_attention_64_factors", 64, 128),
-    factors("paged_attention_128_factors", 128, 64),
+    factors("paged_attention_64_factors", 64, 128, 1),
+    factors("paged_attention_128_factors", 128, 64, 1),
+    factors("paged_attention_64_factors_rows", 64, 64, 2),
+    factors("paged_attention_128_factors_rows", 128, 64, 2),
 ];
 
 /// Whether a kernel serves `shape` on `gpu`, with planes whose rows are `strides` elements apart.
@@ -103,9 +113,10 @@ impl Form {
     /// The form for `shape`, if there is one.
     ///
     /// Two row blocks in a CTA halve what comes out of the L2 cache. Values in planes of their own keep it less busy than
-    /// memory with two row blocks, and then more CTAs are better; with more blocks it is what binds.
+    /// memory with two row blocks, and then more CTAs are better; with more blocks it is what binds. Factors keep a warpgroup busy
+    /// for half of the time that memory takes.
     pub(super) fn of(shape: &Shape, blocks: &Blocks) -> Option<&'static Self> {
-        let sided = blocks.count > 2 || (shape.shared && blocks.count > 1);
+        let sided = blocks.count > 2 || ((shape.shared || shape.factors.is_some()) && blocks.count > 1);
         let fits = |form: &&Self| {
             (form.shared, form.rotate, form.raw > 0, form.factors)
                 == (shape.shared, shape.rotate, shape.fp8, shape.factors.is_some())
@@ -121,7 +132,7 @@ impl Form {
     ///
     /// Where keys and values are two planes, half of the multiprocessors keep memory busy, and nearly so many tasks of equal
     /// length are better not cut. Only on a grid of that size: idle CTAs of a larger one leave the wrong ones busy.
-    pub(super) fn shares(&self, shape: &Shape, lengths: &[u32], most: usize) -> usize {
+    pub(super) fn shares(&self, shape: &Shape, lengths: &[u32], most: usize, cluster: usize) -> usize {
         let tasks = lengths.len() * shape.kv_heads;
         let of = self.tiles(shape);
         let tiles = |length: &u32| of.count(*length);
@@ -131,13 +142,55 @@ impl Form {
         match longest {
             _ if equal && enough => tasks.min(most),
             // Joining more parts takes longer than these tiles.
-            longest if longest <= GOOD_PARTS * SHORT => most.min(GOOD_PARTS * tasks.max(1)),
+            longest if longest <= GOOD_PARTS * SHORT => most.min(GOOD_PARTS.div_ceil(cluster) * tasks.max(1)),
             _ => most,
         }
     }
 
     pub(super) fn tiles(&self, shape: &Shape) -> Tiles {
         Tiles { keys: self.keys / shape.rank(), reach: window(shape) + shape.tokens - 1 }
+    }
+
+    /// CTAs that have a share together, and how many such clusters run at a time.
+    ///
+    /// What a cluster's CTAs sum up they add in each other's shared memory, which takes less than half of the time that it takes
+    /// through the L2 cache. As large as they can be while each task has one, so that few tasks are in parts of several clusters;
+    /// not for so many tasks that each cluster would have several: that has to be done for each.
+    pub(super) fn clusters(&self, gpu: &Gpu, tasks: usize) -> (usize, usize) {
+        let all = gpu.multiprocessors();
+        let most = CLUSTER.min(all / tasks.max(1));
+        // Two planes of keys and values keep memory busy with a CTA for each of half as many tasks: see `shares`.
+        let least = if self.shared || self.raw > 0 { 2 } else { 3 };
+        let function = KERNELS.function(gpu, self.name);
+        let bytes = self.bytes(function.shared_limit());
+        let at_once = |cluster: usize| {
+            let grid = Launch::blocks(cluster, self.threads() as u32).shared(bytes).cluster(cluster);
+            clusters_at_once(gpu, function, grid)
+        };
+        // CTAs wait for those of other clusters: all must run at once.
+        let sizes = (least..=most).rev().filter(|cluster| self.joins(*cluster, bytes));
+        sizes
+            .map(|cluster| (cluster, at_once(cluster)))
+            .find(|(_, found)| *found >= tasks)
+            .unwrap_or((1, all))
+    }
+
+    /// Whether parts of as many CTAs fit where `bytes` of shared memory leave room for tiles: `JOIN_BYTES` in types.cuh.
+    fn joins(&self, cluster: usize, bytes: usize) -> bool {
+        let tiles = bytes - self.row_groups * self.width * ROWS * 2 - BARRIERS - self.rotated();
+        let slabs = self.value_width / self.value_groups / SLAB;
+        let received = cluster * slabs.div_ceil(cluster) * SLAB * ROWS * 4;
+        cluster <= slabs && received <= tiles / self.groups() / 1024 * 1024
+    }
+
+    /// Bytes of a slot for tiles, and of those for rotated ones.
+    fn slot(&self) -> usize {
+        let factors = if self.factors { self.row_groups * COLUMN } else { 0 };
+        (self.width.max(self.value_width) + factors) * self.keys * 2
+    }
+
+    fn rotated(&self) -> usize {
+        if self.rotate { 2 * self.slot() } else { 0 }
     }
 
     pub(super) fn groups(&self) -> usize {
@@ -151,12 +204,9 @@ impl Form {
 
     /// Shared memory of a CTA of which there are `most` bytes.
     pub(super) fn bytes(&self, most: usize) -> usize {
-        let widest = self.width.max(self.value_width);
-        let slot = (widest + if self.factors { COLUMN } else { 0 }) * self.keys * 2;
-        let raw = self.raw * widest.next_multiple_of(ROW_BYTES) * self.keys;
-        let rotated = if self.rotate { 2 * slot } else { 0 };
-        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + rotated + raw;
-        fixed + (most - fixed) / slot * slot
+        let raw = self.raw * self.width.max(self.value_width).next_multiple_of(ROW_BYTES) * self.keys;
+        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + self.rotated() + raw;
+        fixed + (most - fixed) / self.slot() * self.slot()
     }
 
     /// f32 values of a part of a row block.
