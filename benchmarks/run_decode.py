@@ -82,15 +82,21 @@ def main():
         (out / "attention_peer.txt").write_text(output([o.torch_python, o.attention_peer]))
     speed = [keyfold(o, "mfa", *shape) for shape in SHAPES]
     speed += [keyfold(o, "mfa", *shape, "--kv-dtype", "fp8") for shape in SHAPES_FP8]
+    facts = dict(date=str(datetime.date.today()), commit=o.commit, device=speed[0]["device"])
+    peers = peer(o) if o.decode_peer else []
     capacity = []
+
+    def save():
+        # Again and again: what takes long may be ended from outside.
+        (out / "raw.json").write_text(json.dumps(dict(facts=facts, speed=speed, capacity=capacity, peers=peers), indent=1) + "\n")
+
+    save()
     for context in [8192, 32768]:
         for kind in KINDS:
             # TPA's factors are kept in 16 bits.
             for dtype in ["bf16"] if kind == "tpa" else ["bf16", "fp8"]:
                 capacity.append(keyfold(o, kind, 0, context, "--match-params", "mfa", "--kv-dtype", dtype))
-    peers = peer(o) if o.decode_peer else []
-    facts = dict(date=str(datetime.date.today()), commit=o.commit, device=speed[0]["device"])
-    (out / "raw.json").write_text(json.dumps(dict(facts=facts, speed=speed, capacity=capacity, peers=peers), indent=1) + "\n")
+                save()
     copy, matmul = speed[0]["read_gb_per_s"], speed[0]["matmul_tflop_per_s"]
     lines = [f"{facts['device']}, commit {o.commit}: a copy moves {copy:,.0f} GB/s, a bf16 product runs at {matmul:,.0f} TFLOP/s.", "",
              "| sequences | tokens each | cache | tokens/s | ms a step | of the copy's speed | PyTorch compiled | eager |",
