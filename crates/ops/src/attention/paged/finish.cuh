@@ -151,15 +151,17 @@ __device__ __forceinline__ void Kernel<S>::join(
     if (thread < ctas) barrier_arrive_at(peer(met(), thread));
     barrier_wait_cluster(met(), parity);
 
-    // Four lanes have a row; each looks at every fourth CTA. To be done before anything is sent: a CTA may end, or go on to its
-    // next item, when it has all parts.
+    // Four lanes have a row; each looks at every fourth CTA. Only warps that then send do so: a CTA may end, or go on to its next
+    // item, when it has all parts.
+    const bool busy = warp * 16 < rows.rows;
     float2 theirs[2][CLUSTER / 4];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
 #pragma unroll
         for (int i = 0; i < CLUSTER / 4; i++) {
             const int cta = 4 * i + lane % 4;
-            theirs[r][i] = cta < ctas ? peer_float2(peer(sums + (row + 8 * r) * sizeof(float2), cta)) : make_float2(-INFINITY, 0.0f);
+            theirs[r][i] = make_float2(-INFINITY, 0.0f);
+            if (busy && cta < ctas) theirs[r][i] = peer_float2(peer(sums + (row + 8 * r) * sizeof(float2), cta));
         }
     }
     const bool whole = item.w < 0;
@@ -176,7 +178,6 @@ __device__ __forceinline__ void Kernel<S>::join(
         scale[r] = weight_of(m[r], top[r]);
         if (whole) scale[r] = total[r] > 0.0f ? scale[r] / total[r] : 0.0f;
     }
-    const bool busy = warp * 16 < rows.rows;
     if (busy) {
         // As `own_slabs` has it: slab i is that of CTA i * ctas / SLABS.
         const uint32_t here = parts + rank * SLAB_BYTES + thread * sizeof(float4);
