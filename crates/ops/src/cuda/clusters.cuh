@@ -34,19 +34,6 @@ __device__ __forceinline__ void barrier_arrive_at(uint32_t there) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(there) : "memory");
 }
 
-// As barrier_wait (hopper.cuh), for what other blocks have written.
-__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}\n" ::"r"(barrier),
-        "r"(parity)
-        : "memory");
-}
-
 // What lies in another block's shared memory.
 __device__ __forceinline__ float2 peer_float2(uint32_t there) {
     float2 v;

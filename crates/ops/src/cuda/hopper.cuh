@@ -34,17 +34,22 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}\n" ::"r"(barrier),
-        "r"(parity)
-        : "memory");
-}
+// Waits until the phase of a parity is over; what that makes visible is what this block has written (`barrier_wait`), or all
+// blocks of its cluster.
+#define BARRIER_WAIT(name, visible)                                                                       \
+    __device__ __forceinline__ void name(uint32_t barrier, uint32_t parity) {                             \
+        asm volatile(                                                                                     \
+            "{\n"                                                                                         \
+            ".reg .pred done;\n"                                                                          \
+            "again:\n"                                                                                    \
+            "mbarrier.try_wait.parity" visible ".shared::cta.b64 done, [%0], %1;\n"                       \
+            "@!done bra again;\n"                                                                         \
+            "}\n" ::"r"(barrier),                                                                         \
+            "r"(parity)                                                                                   \
+            : "memory");                                                                                  \
+    }
+BARRIER_WAIT(barrier_wait, "")
+BARRIER_WAIT(barrier_wait_cluster, ".acquire.cluster")
 
 // Orders ordinary reads and writes before what the tensor cores or the copy engine do with that memory next: with shared
 // memory, or with all, which takes longer.

@@ -5,7 +5,7 @@
 //
 // A block of four warps takes ROWS rows of the weight; each warp a quarter of their columns, 256 at a time. All a block asks
 // for first is the weight, before it waits for the kernel that makes x: where that leaves room on the multiprocessor, the next
-// product's weights are under way while this one still runs.
+// product's weights are under way while this one still runs; it may start at once, as behind skinny.cu.
 //
 // Fused with it: RMSNorm of x (the gain goes to x, the scale, which is a sum over x, to the result), a bias, adding to what is
 // there, and the gated activation of an MLP (a block then has gate rows and the up rows that belong to them).

@@ -10,7 +10,8 @@
 //
 // One warp asks the copy engine for tiles of the weight, as soon as there is room and whatever the kernel before does: memory is
 // busy while that one ends, which matters more than anything a block does. Another warp waits for it and asks for tiles of x.
-// The next kernel may start before this one has waited: kernels that start early touch nothing before they wait but weights.
+// The next kernel may start before this one has waited: what kernels that start early touch before they wait was written long
+// before (docs/cuda.md).
 //
 // Fused with it: RMSNorm of x (the gain goes to the tiles of x, the scale, which is a sum over x, to the result), a bias, adding
 // to what is there, and the gated activation of an MLP (half of a block's outputs are gates, the others what they multiply).
