@@ -4,6 +4,7 @@
 //! a buffer again as soon as its tensor is dropped: whoever writes it next does so behind everyone who still reads it.
 //! Uploads go through pinned memory, so that the host does not wait for the device; downloads wait.
 
+mod deferred;
 mod mailbox;
 mod record;
 
@@ -12,6 +13,7 @@ pub(crate) use record::{Recorded, record, start};
 
 use crate::{Device, DeviceError, tensor::Rows};
 use cudarc::driver::{result, sys};
+use deferred::Deferred;
 use std::{
     cell::Cell,
     ffi::c_void,
@@ -39,6 +41,7 @@ pub struct Gpu {
     staging: Mutex<Staging>,
     /// Work is recorded instead of done.
     recording: AtomicBool,
+    deferred: Deferred,
 }
 
 // SAFETY: the driver's handles may be used from any thread on which the context is current; `bind` makes it so.
@@ -132,6 +135,7 @@ impl Gpu {
             shared_memory,
             staging: Mutex::default(),
             recording: AtomicBool::new(false),
+            deferred: Deferred::default(),
         })
     }
 
@@ -150,9 +154,16 @@ impl Gpu {
         self.handle
     }
 
-    /// The stream that all its work goes into.
+    /// The stream that all its work goes into, in which what was put off ([`Gpu::defer`]) is now.
     pub fn stream(&self) -> sys::CUstream {
+        self.deferred.run(self);
         self.stream
+    }
+
+    /// Has `work`, which asks for the stream itself, done before the stream is asked for anything else: for ops that wait to see what
+    /// follows them. Work that is already put off must be the same.
+    pub fn defer(&self, work: fn(&Self)) {
+        self.deferred.put_off(work);
     }
 
     /// Model name.
@@ -202,12 +213,13 @@ impl Gpu {
         self.needs_host("wait");
         self.bind();
         // SAFETY: the stream lives as long as the process.
-        self.check("wait for the device", unsafe { result::stream::synchronize(self.stream) });
+        self.check("wait for the device", unsafe { result::stream::synchronize(self.stream()) });
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) {
         self.needs_host("upload");
         self.bind();
+        let stream = self.stream();
         let mut staging = lock(&self.staging);
         for (index, piece) in bytes.chunks(PIECE).enumerate() {
             let slot = staging.slot(self, piece.len());
@@ -217,9 +229,9 @@ impl Gpu {
                 slot.memory.as_ptr().copy_from_nonoverlapping(piece.as_ptr(), piece.len());
                 let source = slot.memory.as_ptr().cast::<c_void>();
                 let to = to + (index * PIECE) as u64;
-                let copied = sys::cuMemcpyHtoDAsync_v2(to, source, piece.len(), self.stream).result();
+                let copied = sys::cuMemcpyHtoDAsync_v2(to, source, piece.len(), stream).result();
                 self.check("copy to the device", copied);
-                self.check("record an event", result::event::record(slot.event, self.stream));
+                self.check("record an event", result::event::record(slot.event, stream));
             }
         }
     }
@@ -322,7 +334,7 @@ pub(crate) fn allocate(index: usize, size: usize) -> Result<Option<NonNull<u8>>,
     }
 }
 
-/// Gives memory back. Waits for the work that may still use it.
+/// Gives memory back. Waits for the work that may still use it; what is put off holds its memory.
 pub(crate) fn free(index: usize, memory: NonNull<u8>) {
     if let Ok(gpu) = gpu(index) {
         // Buffers are dropped while a failed device's error unwinds too, so that errors are left alone here.
@@ -343,8 +355,8 @@ pub(crate) fn fill(index: usize, address: u64, rows: Rows, byte: u8) {
     // SAFETY: the rows are a tensor's, in the memory of this device.
     let outcome = unsafe {
         match rows.is_one_run() {
-            true => result::memset_d8_async(address, byte, count * bytes, gpu.stream),
-            false => sys::cuMemsetD2D8Async(address, pitch, byte, bytes, count, gpu.stream).result(),
+            true => result::memset_d8_async(address, byte, count * bytes, gpu.stream()),
+            false => sys::cuMemsetD2D8Async(address, pitch, byte, bytes, count, gpu.stream()).result(),
         }
     };
     gpu.check("fill memory", outcome);
@@ -389,9 +401,9 @@ pub(crate) fn download(index: usize, address: u64, rows: Rows, values: &mut [u8]
         let outcome = match rows.is_one_run() {
             true => {
                 let (to, bytes) = (values.as_mut_ptr().cast(), values.len());
-                sys::cuMemcpyDtoHAsync_v2(to, address, bytes, gpu.stream).result()
+                sys::cuMemcpyDtoHAsync_v2(to, address, bytes, gpu.stream()).result()
             }
-            false => sys::cuMemcpy2DAsync_v2(&raw const copy, gpu.stream).result(),
+            false => sys::cuMemcpy2DAsync_v2(&raw const copy, gpu.stream()).result(),
         };
         gpu.check("copy from the device", outcome);
     }

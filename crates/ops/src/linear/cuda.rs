@@ -1,6 +1,6 @@
 //! Products of cuBLASLt, but those of few rows; biases by `kernel.cu`.
 
-use super::{Fused, few, skinny};
+use super::{Fused, chain, few, skinny};
 use crate::attention::Heads;
 use crate::cuda::{
     Launch, Mat, Module, check,
@@ -16,6 +16,9 @@ static KERNELS: Module = module!("linear");
 const PARTS: usize = 64;
 
 pub(super) fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor, accumulate: bool) {
+    if chain::serves(x, w) {
+        return chain::put_off(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
+    }
     if few::serves(x, w) {
         return few::run(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
     }

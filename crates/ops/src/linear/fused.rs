@@ -1,9 +1,9 @@
 //! A product of a few rows with what comes before and after it: decoding's form, in which a GPU starts as few kernels as
 //! possible.
 
-use super::{check, check_bias, forward};
 #[cfg(feature = "cuda")]
-use super::{few, skinny};
+use super::{chain, few, skinny};
+use super::{check, check_bias, forward};
 use crate::{
     glu::{self, Activation},
     rms_norm,
@@ -56,6 +56,9 @@ pub fn forward_fused(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, fused: Fused
     }
     #[cfg(feature = "cuda")]
     if x.device() != Device::Cpu {
+        if chain::serves(x, w) {
+            return chain::put_off(x, w, bias, fused, out);
+        }
         if few::serves(x, w) {
             return few::run(x, w, bias, fused, out);
         }

@@ -2,6 +2,8 @@
 
 mod bias;
 #[cfg(feature = "cuda")]
+mod chain;
+#[cfg(feature = "cuda")]
 mod cuda;
 mod dot;
 #[cfg(feature = "cuda")]

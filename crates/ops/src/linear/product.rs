@@ -7,6 +7,7 @@ use keyfold_tensor::{Tensor, cuda::Gpu};
 
 /// `Product` of product.cuh.
 #[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Product {
     out: u64,
     out_stride: i64,

@@ -145,6 +145,9 @@ pub(super) fn linear_fused(twins: &mut Twins<'_>) {
     for tokens in [3, 8, 16, 17, 31, 32, 33, 64, 65] {
         sizes.extend([(tokens, 72, 130), (tokens, 1000, 1002), (tokens, 520, 9000)]);
     }
+    if twins.small() {
+        sizes = vec![(1, 72, 130), (2, 1000, 62), (3, 520, 130), (17, 1000, 130), (33, 72, 1002)];
+    }
     for (tokens, inputs, outputs) in sizes {
         for (normed, gate, accumulate, dtype, gaps) in [
             (true, None, false, DType::Bf16, Gaps::Aligned),

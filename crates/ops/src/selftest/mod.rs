@@ -6,6 +6,7 @@
 
 mod attention;
 mod cached;
+mod chain;
 mod dense;
 mod draws;
 mod fp8;
@@ -34,6 +35,7 @@ const SUITES: &[Suite] = &[
     ("linear", dense::linear),
     ("linear_heads", dense::linear_heads),
     ("linear_fused", dense::linear_fused),
+    ("linear_chain", chain::products),
     ("rms_norm", rows::rms_norm),
     ("glu", rows::glu),
     ("rope", rows::rope),
@@ -61,15 +63,16 @@ pub fn names() -> Vec<&'static str> {
     SUITES.iter().map(|(name, _)| *name).collect()
 }
 
-/// Runs the checks whose suite's name contains `filter`, and tells each one's outcome.
+/// Runs the checks whose suite's name contains `filter`, and tells each one's outcome. `small`: of kernels whose blocks wait for
+/// each other fewer and smaller ones, for tools under which kernels take a thousand times as long.
 ///
 /// # Errors
 /// When the device cannot be used, or fails.
-pub fn run(device: Device, filter: &str, on: &mut dyn FnMut(&Check)) -> Result<(), DeviceError> {
+pub fn run(device: Device, filter: &str, small: bool, on: &mut dyn FnMut(&Check)) -> Result<(), DeviceError> {
     device.open()?;
     catch(|| {
         for (name, suite) in SUITES.iter().filter(|(name, _)| name.contains(filter)) {
-            let mut twins = Twins::new(name, device, on);
+            let mut twins = Twins::new(name, device, small, on);
             suite(&mut twins);
         }
     })

@@ -75,13 +75,19 @@ pub(super) struct Twins<'a> {
     host: Arena,
     device: Arena,
     seed: u64,
+    small: bool,
     on: &'a mut dyn FnMut(&Check),
 }
 
 impl<'a> Twins<'a> {
-    pub(super) fn new(op: &'static str, device: Device, on: &'a mut dyn FnMut(&Check)) -> Self {
+    pub(super) fn new(op: &'static str, device: Device, small: bool, on: &'a mut dyn FnMut(&Check)) -> Self {
         let device = Arena::poisoned_on(device).unwrap_or_else(|error| error.raise());
-        Self { op, host: Arena::poisoned(), device, seed: 1, on }
+        Self { op, host: Arena::poisoned(), device, seed: 1, small, on }
+    }
+
+    /// Whether few and small checks are wanted.
+    pub(super) fn small(&self) -> bool {
+        self.small
     }
 
     /// Unspecified contents.

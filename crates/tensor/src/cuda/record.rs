@@ -40,7 +40,11 @@ pub(crate) fn record(index: usize, work: impl FnOnce()) -> Recorded {
         gpu.check("begin to record", sys::cuStreamBeginCapture_v2(gpu.stream(), mode).result());
     }
     gpu.recording.store(true, Ordering::Relaxed);
-    let done = catch_unwind(AssertUnwindSafe(work));
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        work();
+        // With what is put off.
+        gpu.stream();
+    }));
     gpu.recording.store(false, Ordering::Relaxed);
     // SAFETY: the capture began above; it ends whatever became of the work.
     let ended = unsafe { sys::cuStreamEndCapture(gpu.stream(), &raw mut graph) };

@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Only the ops whose names contain this.
     #[arg(long, value_name = "NAME", default_value = "")]
     op: String,
+    /// Fewer and smaller checks, for tools that make kernels slow, as compute-sanitizer does.
+    #[arg(long)]
+    small: bool,
     /// Print every check, not only those that fail.
     #[arg(long)]
     verbose: bool,
@@ -43,7 +46,7 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     print_line(format_args!("{device}: {}", device.describe()))?;
     let (mut ops, mut failed) = (Vec::<(&str, usize, usize, f64)>::new(), 0);
     let mut wrong = Ok(());
-    selftest::run(device, &args.op, &mut |check| {
+    selftest::run(device, &args.op, args.small, &mut |check| {
         if ops.last().is_none_or(|(op, ..)| *op != check.op) {
             ops.push((check.op, 0, 0, 0.0));
         }
@@ -58,7 +61,7 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         }
     })?;
     wrong?;
-    if args.op.is_empty() {
+    if args.op.is_empty() && !args.small {
         failed += designs(device)?;
         failed += usize::from(!serving::check(device)?);
     }

@@ -177,7 +177,9 @@ impl Form {
 
     /// Whether parts of as many CTAs fit where `bytes` of shared memory leave room for tiles: `JOIN_BYTES` in types.cuh.
     fn joins(&self, cluster: usize, bytes: usize) -> bool {
-        let tiles = bytes - self.row_groups * self.width * ROWS * 2 - BARRIERS - self.rotated();
+        // Of rotated forms what lies behind the tiles is no room: rotated ones come between.
+        let behind = if self.rotate { self.rotated() + self.raw_bytes() } else { 0 };
+        let tiles = bytes - self.row_groups * self.width * ROWS * 2 - BARRIERS - behind;
         let slabs = self.value_width / self.value_groups / SLAB;
         let received = cluster * slabs.div_ceil(cluster) * SLAB * ROWS * 4;
         cluster <= slabs && received <= tiles / self.groups() / 1024 * 1024
@@ -193,6 +195,11 @@ impl Form {
         if self.rotate { 2 * self.slot() } else { 0 }
     }
 
+    /// Of slots for tiles in 8 bits.
+    fn raw_bytes(&self) -> usize {
+        self.raw * self.width.max(self.value_width).next_multiple_of(ROW_BYTES) * self.keys
+    }
+
     pub(super) fn groups(&self) -> usize {
         self.row_groups * self.value_groups
     }
@@ -204,8 +211,7 @@ impl Form {
 
     /// Shared memory of a CTA of which there are `most` bytes.
     pub(super) fn bytes(&self, most: usize) -> usize {
-        let raw = self.raw * self.width.max(self.value_width).next_multiple_of(ROW_BYTES) * self.keys;
-        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + self.rotated() + raw;
+        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + self.rotated() + self.raw_bytes();
         fixed + (most - fixed) / self.slot() * self.slot()
     }
 
