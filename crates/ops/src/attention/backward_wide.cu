@@ -80,8 +80,7 @@ __device__ __forceinline__ void scores(const Inputs& in, const Shape& shape, con
         if (done > 0) barrier_wait(at.ds_empty(), (done & 1) ^ 1);
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at.ds + (i * GROUP + thread) * 16), "r"(p[i][0]),
-                         "r"(p[i][1]), "r"(p[i][2]), "r"(p[i][3]) : "memory");
+            store_shared(at.ds + (i * GROUP + thread) * 16, make_uint4(p[i][0], p[i][1], p[i][2], p[i][3]));
         arrive<2 * GROUP>(P_FULL);
         barrier_wait(at.full(ring.stage, OUTPUTS), ring.parity);
         wgmma_fence();
@@ -120,10 +119,10 @@ __device__ __forceinline__ void sums(const Inputs& in, const Shape& shape, const
         uint32_t ds[4][4];
         sync<2 * GROUP>(P_FULL);
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(ds[i][0]), "=r"(ds[i][1]), "=r"(ds[i][2]), "=r"(ds[i][3]) : "r"(at.ds + (i * GROUP + thread) * 16)
-                         : "memory");
+        for (int i = 0; i < 4; i++) {
+            const uint4 v = load_shared(at.ds + (i * GROUP + thread) * 16);
+            ds[i][0] = v.x, ds[i][1] = v.y, ds[i][2] = v.z, ds[i][3] = v.w;
+        }
         sync<GROUP>(SUMS);
         to_score_gradients(ds, dp, at.sums(ring.stage, OUTPUTS), at.ds);
         fence_async();

@@ -51,10 +51,8 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
 BARRIER_WAIT(barrier_wait, "")
 BARRIER_WAIT(barrier_wait_cluster, ".acquire.cluster")
 
-// Orders ordinary reads and writes before what the tensor cores or the copy engine do with that memory next: with shared
-// memory, or with all, which takes longer.
+// Orders ordinary reads and writes of shared memory before what the tensor cores or the copy engine do with it next.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-__device__ __forceinline__ void fence_async_everywhere() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 // A barrier of some warps of the block; 0 is the one of __syncthreads.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
@@ -87,11 +85,11 @@ __device__ __forceinline__ void copy_box(
         : "memory");
 }
 
-__device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrier) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-        "l"(from), "r"(bytes), "r"(barrier)
-        : "memory");
+// For what is read once: it does not displace the rest of the L2 cache.
+__device__ __forceinline__ uint64_t read_once() {
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
 }
 
 // --- Registers ------------------------------------------------------------------------------------------------------

@@ -110,18 +110,10 @@ __device__ __forceinline__ void copy_once(uint32_t to, const void* from, int byt
         : "memory");
 }
 
-__device__ __forceinline__ uint4 load_four(uint32_t address) {
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
-    return v;
-}
 __device__ __forceinline__ uint2 load_two(uint32_t address) {
     uint2 v;
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
     return v;
-}
-__device__ __forceinline__ void store_four(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
 __device__ __forceinline__ uint32_t load_word(const uint32_t* from) {
@@ -144,8 +136,7 @@ __device__ __forceinline__ void store_word(uint32_t* to, uint32_t v) {
 // One thread of loading warp `own`: asks for every LOADERS-th slot of the weights of all products. One thread alone would not
 // keep memory busy.
 __device__ __forceinline__ void load_weights(const Chain& chain, const Memory& memory, int own) {
-    uint64_t once;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
+    const uint64_t once = read_once();
     Ring ring(chain), come(chain);
     int number = 0;
     for (int i = 0; i < chain.count; i++) {
@@ -247,7 +238,7 @@ take_input(const Link& link, const Cut& cut, uint32_t number, uint32_t to, float
                 }
             }
             // What a lane has of a factor lies side by side.
-            if (first + j * APART < cut.padded) store_four(to + (first + j * APART) * 2, v[0], v[2], v[1], v[3]);
+            if (first + j * APART < cut.padded) store_shared(to + (first + j * APART) * 2, make_uint4(v[0], v[2], v[1], v[3]));
         }
     }
     if (p.gain) {
@@ -322,7 +313,7 @@ __device__ __forceinline__ void multiply(const Chain& chain, const Memory& memor
                     uint2 b[2];
 #pragma unroll
                     for (int k = 0; k < 2; k++) {
-                        a[k][0] = load_four(at[k]), a[k][1] = load_four(at[k] + lower);
+                        a[k][0] = load_shared(at[k]), a[k][1] = load_shared(at[k] + lower);
                         b[k] = load_two(inputs + (from + k * apart) * 2);
                     }
                     // What the copy engine writes next follows these reads. All lanes say so: no slower than one for its warp.

@@ -4,9 +4,8 @@
 //! it, each of what one before it made, are part of the same kernel then. Nobody has to know which they are.
 
 use super::{
-    Fused, few,
+    Fused,
     product::{self, Product},
-    skinny,
 };
 use crate::{
     cuda::{Launch, Module, gpu_of, launch, module},
@@ -132,15 +131,7 @@ fn launch_waiting(gpu: &Gpu) {
     let chain = with_waiting(gpu, std::mem::take);
     match &chain[..] {
         [] => (),
-        [alone] if few::serves(&alone.x, &alone.w) => {
-            few::run(&alone.x, &alone.w, alone.bias.as_ref(), alone.fused(), &alone.out);
-        }
-        [alone]
-            if skinny::serves(&alone.x, &alone.w)
-                && (alone.norm.is_none() || skinny::norms(&alone.x, &alone.w)) =>
-        {
-            skinny::run(&alone.x, &alone.w, alone.bias.as_ref(), alone.fused(), &alone.out);
-        }
+        [alone] if product::at_once(&alone.x, &alone.w, alone.bias.as_ref(), alone.fused(), &alone.out) => (),
         tasks => run(gpu, tasks),
     }
 }

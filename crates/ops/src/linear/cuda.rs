@@ -1,6 +1,6 @@
 //! Products of cuBLASLt, but those of few rows; biases by `kernel.cu`.
 
-use super::{Fused, chain, few, skinny};
+use super::{Fused, product::of_few_rows};
 use crate::attention::Heads;
 use crate::cuda::{
     Launch, Mat, Module, check,
@@ -16,14 +16,8 @@ static KERNELS: Module = module!("linear");
 const PARTS: usize = 64;
 
 pub(super) fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor, accumulate: bool) {
-    if chain::serves(x, w) {
-        return chain::put_off(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
-    }
-    if few::serves(x, w) {
-        return few::run(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
-    }
-    if skinny::serves(x, w) {
-        return skinny::run(x, w, bias, Fused { accumulate, ..Fused::default() }, out);
+    if of_few_rows(x, w, bias, Fused { accumulate, ..Fused::default() }, out) {
+        return;
     }
     if let Some(bias) = bias {
         add_bias(bias, out, accumulate);

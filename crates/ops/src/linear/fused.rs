@@ -1,9 +1,9 @@
 //! A product of a few rows with what comes before and after it: decoding's form, in which a GPU starts as few kernels as
 //! possible.
 
-#[cfg(feature = "cuda")]
-use super::{chain, few, skinny};
 use super::{check, check_bias, forward};
+#[cfg(feature = "cuda")]
+use super::{few, product::of_few_rows, skinny};
 use crate::{
     glu::{self, Activation},
     rms_norm,
@@ -55,16 +55,8 @@ pub fn forward_fused(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, fused: Fused
         check_bias("linear", bias, out);
     }
     #[cfg(feature = "cuda")]
-    if x.device() != Device::Cpu {
-        if chain::serves(x, w) {
-            return chain::put_off(x, w, bias, fused, out);
-        }
-        if few::serves(x, w) {
-            return few::run(x, w, bias, fused, out);
-        }
-        if skinny::serves(x, w) && (fused.norm.is_none() || skinny::norms(x, w)) {
-            return skinny::run(x, w, bias, fused, out);
-        }
+    if x.device() != Device::Cpu && of_few_rows(x, w, bias, fused, out) {
+        return;
     }
     parts(x, w, bias, fused, out);
 }

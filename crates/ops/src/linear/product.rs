@@ -1,6 +1,6 @@
-//! What the kernels for few rows have in common: what becomes of a product.
+//! What the kernels for few rows have in common: which of them takes a product, and what becomes of it.
 
-use super::Fused;
+use super::{Fused, chain, few, skinny};
 use crate::{cuda::check, glu::Activation};
 use keyfold_core::DType;
 use keyfold_tensor::{Tensor, cuda::Gpu};
@@ -71,4 +71,33 @@ pub(super) fn serves(x: &Tensor, w: &Tensor, most: usize) -> bool {
     let eights = w.cols().is_multiple_of(8) && (x.rows() == 1 || x.stride().is_multiple_of(8));
     let bf16 = x.dtype() == DType::Bf16 && w.dtype() == DType::Bf16;
     (1..=most).contains(&x.rows()) && w.cols() > 0 && bf16 && aligned && eights
+}
+
+/// Has the product computed by a kernel for few rows, or put off for one; false where none takes it. See
+/// [`super::forward_fused`].
+pub(super) fn of_few_rows(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    fused: Fused<'_>,
+    out: &Tensor,
+) -> bool {
+    if chain::serves(x, w) {
+        chain::put_off(x, w, bias, fused, out);
+        return true;
+    }
+    at_once(x, w, bias, fused, out)
+}
+
+/// The same by a kernel of its own.
+pub(super) fn at_once(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, fused: Fused<'_>, out: &Tensor) -> bool {
+    if few::serves(x, w) {
+        few::run(x, w, bias, fused, out);
+        return true;
+    }
+    let takes = skinny::serves(x, w) && (fused.norm.is_none() || skinny::norms(x, w));
+    if takes {
+        skinny::run(x, w, bias, fused, out);
+    }
+    takes
 }

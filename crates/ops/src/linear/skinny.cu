@@ -52,8 +52,7 @@ __device__ __forceinline__ void skinny(const CUtensorMap& w_map, const CUtensorM
     if (warp == WARPGROUPS * 4) {
         if (lane == 0) {
             const int row = block * (gated ? HALF : OUTPUTS), second = row + (gated ? p.out_width : HALF);
-            uint64_t once;
-            asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
+            const uint64_t once = read_once();
             const int flight = min(kept.flight, kept.stages);
             for (int i = 0, stage = 0, round = 0, come = 0, come_round = 0; i < count; i++) {
                 if (i == max(0, count - kept.lead)) let_next_kernel_start();

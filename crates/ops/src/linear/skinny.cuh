@@ -44,12 +44,8 @@ __device__ __forceinline__ void copy_to_peer(uint32_t to, uint32_t from, int byt
 }
 
 __device__ __forceinline__ float4 load_four(uint32_t address) {
-    float4 v;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "r"(address)
-                 : "memory");
-    return v;
+    const uint4 v = load_shared(address);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 
 __device__ __forceinline__ void store_one(uint32_t address, float v) {
@@ -111,28 +107,23 @@ __device__ __forceinline__ void finish(const Product& p, int t, int at, float (&
 // 16 bytes.
 template <int TOKENS, int THREADS, int UNITS>
 __device__ __forceinline__ void scale_tile(uint32_t tile, uint32_t gains, float (&squares)[UNITS]) {
-    float gain[8];
     const uint32_t from = gains + threadIdx.x % 8 * 32;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(gain[0]), "=f"(gain[1]), "=f"(gain[2]), "=f"(gain[3]) : "r"(from) : "memory");
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(gain[4]), "=f"(gain[5]), "=f"(gain[6]), "=f"(gain[7]) : "r"(from + 16) : "memory");
+    const float4 first = load_four(from), second = load_four(from + 16);
+    const float gain[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
 #pragma unroll
     for (int j = 0; j < UNITS; j++) {
         const int unit = threadIdx.x + j * THREADS, row = unit / 8, chunk = unit % 8;
         if (unit >= TOKENS * 8) break;
         const uint32_t address = tile + row * 128 + ((chunk ^ row) & 7) * 16;
-        uint32_t v[4];
-        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-                     : "r"(address)
-                     : "memory");
+        const uint4 four = load_shared(address);
+        uint32_t v[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float low = __uint_as_float(v[i] << 16), high = __uint_as_float(v[i] & 0xffff0000u);
             squares[j] = fmaf(low, low, fmaf(high, high, squares[j]));
             v[i] = pack(low * gain[2 * i], high * gain[2 * i + 1]);
         }
-        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
-                     : "memory");
+        store_shared(address, make_uint4(v[0], v[1], v[2], v[3]));
     }
 }
 

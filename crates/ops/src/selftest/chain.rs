@@ -67,17 +67,18 @@ fn layer(twins: &mut Twins<'_>, tokens: usize, sizes: Sizes, times: usize) {
     let bias = twins.random(1, rank + others, DType::F32, Gaps::None);
     let x = twins.random(tokens, heads, bf16, Gaps::Aligned);
     let before = twins.random(tokens, width, bf16, Gaps::Aligned);
-    let run = |x: &Tensor, w: [&Tensor; 5], gains: [&Tensor; 3], bias: &Tensor, outs: [&mut Tensor; 4]| {
+    let run = |of: fn(&Twin) -> &Tensor, outs: [&mut Tensor; 4]| {
         let [hidden, gated, latents, queries] = outs;
-        let norm = |at: usize| Some((gains[at], 1e-5));
+        let [output, gate_up, down, latent, query] = weights.each_ref().map(of);
+        let norm = |at: usize| Some((of(&gains[at]), 1e-5));
+        let normed = |at: usize| Fused { norm: norm(at), ..Fused::default() };
         let sum = Fused { accumulate: true, ..Fused::default() };
-        linear::forward_fused(x, w[0], None, sum, hidden);
         let gate = Fused { norm: norm(0), gate: Some(Activation::Silu), accumulate: false };
-        linear::forward_fused(hidden, w[1], None, gate, gated);
-        linear::forward_fused(gated, w[2], None, sum, hidden);
-        linear::forward_fused(hidden, w[3], Some(bias), Fused { norm: norm(1), ..Fused::default() }, latents);
-        let first = latents.columns(0, rank);
-        linear::forward_fused(&first, w[4], None, Fused { norm: norm(2), ..Fused::default() }, queries);
+        linear::forward_fused(of(&x), output, None, sum, hidden);
+        linear::forward_fused(hidden, gate_up, None, gate, gated);
+        linear::forward_fused(gated, down, None, sum, hidden);
+        linear::forward_fused(hidden, latent, Some(of(&bias)), normed(1), latents);
+        linear::forward_fused(&latents.columns(0, rank), query, None, normed(2), queries);
     };
     let mut outs =
         [width, middle, rank + others, heads].map(|cols| twins.empty(tokens, cols, bf16, Gaps::Aligned));
@@ -88,24 +89,10 @@ fn layer(twins: &mut Twins<'_>, tokens: usize, sizes: Sizes, times: usize) {
         add::scale(&before.host, scale, &mut hidden.host, false);
         add::scale(&before.device, scale, &mut hidden.device, false);
         let device = [&mut hidden.device, &mut gated.device, &mut latents.device, &mut queries.device];
-        let of = |at: usize| &weights[at].device;
-        run(
-            &x.device,
-            [of(0), of(1), of(2), of(3), of(4)],
-            [0, 1, 2].map(|at| &gains[at].device),
-            &bias.device,
-            device,
-        );
+        run(|twin| &twin.device, device);
         if time == 0 || time + 1 == times {
             let host = [&mut hidden.host, &mut gated.host, &mut latents.host, &mut queries.host];
-            let of = |at: usize| &weights[at].host;
-            run(
-                &x.host,
-                [of(0), of(1), of(2), of(3), of(4)],
-                [0, 1, 2].map(|at| &gains[at].host),
-                &bias.host,
-                host,
-            );
+            run(|twin| &twin.host, host);
             for (name, out) in ["hidden", "gated", "latents", "queries"].into_iter().zip(&outs) {
                 twins.compare(
                     format!("{tokens} of a layer, time {time}, {name}, {sizes:?}"),

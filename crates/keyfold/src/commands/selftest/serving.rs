@@ -45,30 +45,33 @@ pub(super) fn check(device: Device) -> anyhow::Result<bool> {
     let mut runner = ModelRunner::new(Decoder::new(&config, &weights)?, pages.len(), PAGE, DType::Bf16)?;
     let mut tokens: Vec<Vec<u32>> = (0..PAST.len() as u32).map(|at| vec![at + 1]).collect();
     tokens[0].extend(30..50);
-    let mut chosen =
-        |past: [usize; 6], seen: bool, guesses: bool, tokens: &[Vec<u32>]| -> anyhow::Result<Vec<Vec<u32>>> {
-            let mut states: Vec<SamplerState> =
-                (0..PAST.len()).map(|at| runner.begin(&[3, 9, 9, 200], sampling(at, seen), None)).collect();
-            let mut works: Vec<Work<'_, SamplerState>> = (states.iter_mut().zip(tokens).enumerate())
-                .map(|(at, (state, tokens))| Work {
-                    id: RequestId::new(at as u64),
-                    state,
-                    tokens,
-                    past: past[at],
-                    pages: &pages[4 * at..4 * at + 4],
-                    targets: &[],
-                    sample: true,
-                    guesses: if guesses { tokens.len() - 1 } else { 0 },
-                    ends: &[],
-                })
-                .collect();
-            let outputs = runner.run(&mut works)?.into_iter();
-            outputs.map(|output| Ok(output?.tokens.into_iter().map(|token| token.id).collect())).collect()
-        };
+    let mut chosen = |past: [usize; PAST.len()],
+                      seen: bool,
+                      guesses: bool,
+                      tokens: &[Vec<u32>]|
+     -> anyhow::Result<Vec<Vec<u32>>> {
+        let mut states: Vec<SamplerState> =
+            (0..PAST.len()).map(|at| runner.begin(&[3, 9, 9, 200], sampling(at, seen), None)).collect();
+        let mut works: Vec<Work<'_, SamplerState>> = (states.iter_mut().zip(tokens).enumerate())
+            .map(|(at, (state, tokens))| Work {
+                id: RequestId::new(at as u64),
+                state,
+                tokens,
+                past: past[at],
+                pages: &pages[4 * at..4 * at + 4],
+                targets: &[],
+                sample: true,
+                guesses: if guesses { tokens.len() - 1 } else { 0 },
+                ends: &[],
+            })
+            .collect();
+        let outputs = runner.run(&mut works)?.into_iter();
+        outputs.map(|output| Ok(output?.tokens.into_iter().map(|token| token.id).collect())).collect()
+    };
     // What they have behind them.
     let before: Vec<Vec<u32>> =
         PAST.iter().map(|past| (0..(*past).max(1) as u32).map(|at| at * 7 % 300).collect()).collect();
-    chosen([0; 6], true, false, &before)?;
+    chosen([0; PAST.len()], true, false, &before)?;
     let mut chosen = |seen, guesses, tokens: &[Vec<u32>]| chosen(PAST, seen, guesses, tokens);
     let mut equal = true;
     // The first of each shape may compute otherwise than those that follow.
