@@ -19,7 +19,7 @@
 //
 // Fused with it: what few.cu has.
 //
-// The code is kept short: each launch fetches it anew, and loops that are unrolled further take longer.
+// The code is kept short: loops that are unrolled further take longer (docs/lab.md).
 //
 // All blocks wait for each other, so that all must run at once: at most one a multiprocessor, and the next kernel only starts when
 // they do. What kernels that start early touch before they wait was written long before (docs/cuda.md).
