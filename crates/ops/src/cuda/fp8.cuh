@@ -17,11 +17,9 @@ __device__ __forceinline__ int scale_exponent(float most) {
 
 __device__ __forceinline__ float power_of_two(int exponent) { return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23); }
 
-// 2^(byte - 127), twice.
-__device__ __forceinline__ __half2 half_power_of_two(uint32_t byte) {
-    const int exponent = min(max(static_cast<int>(byte) - 127, LEAST_EXPONENT), MOST_EXPONENT);
-    const int bits = exponent >= -14 ? (exponent + 15) << 10 : 1 << (exponent + 24);
-    return __half2half2(__ushort_as_half(static_cast<unsigned short>(bits)));
+// The scales of two bytes as f16, which holds all that there are. That of a zero, which no scale is, is zero.
+__device__ __forceinline__ __half2 half_powers_of_two(uint32_t first, uint32_t second) {
+    return __floats2half2_rn(__uint_as_float(first << 23), __uint_as_float(second << 23));
 }
 
 // 8 elements, already divided by their scale.

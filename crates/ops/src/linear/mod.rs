@@ -9,6 +9,8 @@ mod dot;
 #[cfg(feature = "cuda")]
 mod few;
 mod fused;
+#[cfg(any(test, feature = "cuda"))]
+mod order;
 #[cfg(feature = "cuda")]
 mod product;
 #[cfg(test)]

@@ -27,7 +27,7 @@ struct Scales {
     // Exponents plus 127, two a column; of rows that are none, zero. Nothing is computed with them before they are needed: that
     // would wait for them.
     uint8_t next[PLANES][COLUMNS][2];
-    __half2 factors[PLANES][COLUMNS][2];
+    __half2 factors[PLANES][COLUMNS];
 
     __device__ __forceinline__ Scales(const Params& params, const int4& item, int thread)
         : p(params), key(thread % S::KEYS), sharer(thread / S::KEYS), end(item.z) {
@@ -46,9 +46,10 @@ struct Scales {
         if ((tile + 1) * S::KEYS > length - RECENT) wait_for_previous_kernel();
         const int at = tile * S::KEYS + key;
         const int64_t row = (static_cast<int64_t>(next_page) << p.page_shift) + (at & ((1 << p.page_shift) - 1));
+        const uint8_t* of_row = p.scales + (at < length ? row : 0) * p.scale_stride + 2 * sharer;
 #pragma unroll
         for (int plane = 0; plane < PLANES; plane++) {
-            const uint8_t* of = p.scales + (at < length ? row : 0) * p.scale_stride + first[plane] + 2 * sharer;
+            const uint8_t* of = of_row + first[plane];
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++) {
                 const int block = 2 * (sharer + c * SHARERS), all = plane == 0 ? p.key_blocks : p.value_blocks;
@@ -64,9 +65,7 @@ struct Scales {
 #pragma unroll
         for (int plane = 0; plane < PLANES; plane++) {
 #pragma unroll
-            for (int c = 0; c < COLUMNS; c++) {
-                for (int half = 0; half < 2; half++) factors[plane][c][half] = half_power_of_two(next[plane][c][half]);
-            }
+            for (int c = 0; c < COLUMNS; c++) factors[plane][c] = half_powers_of_two(next[plane][c][0], next[plane][c][1]);
         }
         if (tile + 1 < end) read(tile + 1);
         find(tile + 2);
@@ -118,7 +117,8 @@ __device__ __forceinline__ void Kernel<S>::convert_tiles(unsigned char* memory, 
                         const int half = column * 2 + unit / 4;
                         if (half >= S::D_COLUMNS) break;
                         const uint32_t four[4] = {units[unit].x, units[unit].y, units[unit].z, units[unit].w};
-                        const __half2 factor = scales.factors[plane][c][unit / 4];
+                        const __half2 both = scales.factors[plane][c];
+                        const __half2 factor = unit < 4 ? __low2half2(both) : __high2half2(both);
 #pragma unroll
                         for (int i = 0; i < 2; i++) {
                             const int place = (unit % 4 * 2 + i) ^ (key & 7);

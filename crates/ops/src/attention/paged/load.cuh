@@ -150,7 +150,7 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
             if constexpr (S::FP8) {
                 scales.take(tile);
                 __half2* to = reinterpret_cast<__half2*>(memory + (factors(tile) - base));
-                to[scales.key * (S::D_COLUMNS / 2) + scales.sharer] = __lows2half2(scales.factors[0][0][0], scales.factors[0][0][1]);
+                to[scales.key * (S::D_COLUMNS / 2) + scales.sharer] = scales.factors[0][0];
                 named_barrier(2 + S::GROUPS, WARPGROUP);
             }
             if (busy && (tile - item.y) % REFRESH == 0) {

@@ -119,7 +119,8 @@ struct Shape {
     static constexpr int THREADS = (GROUPS + 1 + (ROTATE || (FP8 && !CROWDED) ? 1 : 0)) * WARPGROUP;
     // Registers of a thread that computes, loads, or rotates and converts; of two warpgroups all have what they want.
     static constexpr bool BUDGETED = THREADS > 2 * WARPGROUP;
-    static constexpr int COMPUTING = CROWDED ? 208 : FACTORS ? 232 : 240, LOADING = CROWDED ? 88 : FACTORS ? 40 : 24;
+    static constexpr int COMPUTING = CROWDED ? 208 : FACTORS ? 232 : 240;
+    static constexpr int LOADING = CROWDED ? 88 : FACTORS ? 40 : GROUPS > 1 ? 24 : 48;
     static constexpr int CONVERTING = 216;
     static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
     static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
