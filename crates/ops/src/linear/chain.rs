@@ -14,7 +14,10 @@ use crate::{
 };
 use keyfold_core::DType;
 use keyfold_tensor::{Arena, Device, Tensor, cuda::Gpu};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 static KERNELS: Module = module!("linear_chain");
 
@@ -80,6 +83,9 @@ struct Waiting {
 /// By GPU.
 static WAITING: Mutex<Vec<(usize, Waiting)>> = Mutex::new(Vec::new());
 
+/// Whether chains of any size are one kernel.
+static ANY_SIZE: AtomicBool = AtomicBool::new(false);
+
 /// Words by which blocks tell each other what they have made, for each sequence of products: that every launch writes them
 /// all is how those of the launch before are known.
 static WORDS: Mutex<Vec<(Signature, Tensor)>> = Mutex::new(Vec::new());
@@ -94,6 +100,19 @@ struct Signature {
 /// Whether the kernel takes these.
 pub(super) fn serves(x: &Tensor, w: &Tensor) -> bool {
     product::serves(x, w, 1) && w.cols() <= INPUTS && gpu_of(x).capability() == (9, 0)
+}
+
+/// Runs `work`, which reads its results, with chains of any size in one kernel: for the checks of that kernel.
+pub(crate) fn in_one_kernel(work: impl FnOnce()) {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            ANY_SIZE.store(false, Ordering::Relaxed);
+        }
+    }
+    let _reset = Reset;
+    ANY_SIZE.store(true, Ordering::Relaxed);
+    work();
 }
 
 /// Puts off a product; see [`super::forward_fused`]. `x` and `w` are such that the kernel [`serves`] them.
@@ -135,7 +154,8 @@ fn with_waiting<T>(gpu: &Gpu, work: impl FnOnce(&mut Waiting) -> T) -> T {
 fn launch_waiting(gpu: &Gpu) {
     let Waiting { tasks, order } = with_waiting(gpu, std::mem::take);
     let weights: usize = tasks.iter().map(|task| task.w.rows() * task.w.cols()).sum();
-    if tasks.len() > 1 && weights > LARGE * tasks.len() {
+    let large = weights > LARGE * tasks.len() || ANY_SIZE.load(Ordering::Relaxed);
+    if tasks.len() > 1 && large {
         return run(gpu, &tasks, &order);
     }
     for task in tasks {

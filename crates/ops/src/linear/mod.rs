@@ -20,6 +20,8 @@ mod skinny;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+pub(crate) use chain::in_one_kernel;
 pub use fused::{Fused, forward_fused, fuses};
 
 use crate::{
@@ -30,6 +32,12 @@ use crate::{
 };
 use keyfold_core::DType;
 use keyfold_tensor::{Device, Tensor};
+
+/// Without GPUs there is no such kernel.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn in_one_kernel(work: impl FnOnce()) {
+    work();
+}
 
 /// `out (+)= x w^T (+ bias)`.
 ///

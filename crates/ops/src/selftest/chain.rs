@@ -24,14 +24,20 @@ pub(super) fn products(twins: &mut Twins<'_>) {
         Sizes { width: 1032, heads: 4104, middle: 8192, rank: 2056, others: 6 },
     ];
     let (sizes, times) = if twins.small() { (&sizes[1..2], 3) } else { (&sizes[..], TIMES) };
-    for sizes in sizes {
-        for tokens in [1, 2, 3] {
-            layer(twins, tokens, *sizes, times);
+    linear::in_one_kernel(|| {
+        for sizes in sizes {
+            for tokens in [1, 2, 3] {
+                layer(twins, tokens, *sizes, times);
+            }
         }
+        beside(twins);
+        in_place(twins);
+        long(twins);
+    });
+    // As models have them: small ones in kernels of their own.
+    for sizes in sizes {
+        layer(twins, 1, *sizes, 2);
     }
-    beside(twins);
-    in_place(twins);
-    long(twins);
 }
 
 #[derive(Clone, Copy, Debug)]
