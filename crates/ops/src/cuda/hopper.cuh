@@ -51,6 +51,21 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
 BARRIER_WAIT(barrier_wait, "")
 BARRIER_WAIT(barrier_wait_cluster, ".acquire.cluster")
 
+// Whether the phase of a parity is over; if it is, what `barrier_wait` makes visible is.
+__device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity) {
+    uint32_t passed;
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}\n"
+        : "=r"(passed)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return passed;
+}
+
 // Orders ordinary reads and writes of shared memory before what the tensor cores or the copy engine do with it next.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

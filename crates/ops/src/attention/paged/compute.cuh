@@ -11,7 +11,7 @@ template <class S>
 __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const {
     constexpr int WIDTH = S::E / S::VALUE_GROUPS, SCORES = S::KEYS / 2;
     const int group = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP, lane = thread % 32;
-    const int row_group = group / S::VALUE_GROUPS, column = group % S::VALUE_GROUPS * WIDTH;
+    const int row_group = S::ROW_GROUPS > 1 ? group / S::VALUE_GROUPS : 0, column = group % S::VALUE_GROUPS * WIDTH;
     const int row = thread / 32 * 16 + lane / 4;
     const uint32_t query_rows = queries + row_group * S::Q_BYTES;
     const uint32_t value_offset = column / COLUMN * S::COLUMN_BYTES;
@@ -21,7 +21,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     if constexpr (!S::SHARED) values.advance();
     Ring<2> target;
     uint32_t q_parity = 0, join_parity = 0;
-    float o[WIDTH / 2], s[SCORES], m[2], l[2], shrink[2], slopes[2];
+    float o[WIDTH / 2], s[SCORES], m[2] = {}, l[2], shrink[2], slopes[2];
     uint32_t weights[S::KEYS / 16][4];
 
     const int tile_keys = this->tile_keys();
@@ -51,17 +51,24 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         }
         __syncwarp();
     };
+    // Of the next keys, and of the next values: where they are, and whether. Both are asked for long before they are needed: the
+    // shuffle that makes an address uniform, and the barrier's answer, wait behind whatever else wants shared memory.
+    uint32_t keys_at, values_at;
+    bool keys_there, values_there;
+    auto keys_barrier = [&] { return S::ROTATE ? turned(target.slot) : full(keys.slot); };
+    auto keys_parity = [&] { return S::ROTATE ? target.parity : keys.parity; };
+    auto look = [&] {
+        keys_at = uniform(S::ROTATE ? copy(target.slot) : tile(keys.slot));
+        values_at = uniform(tile(values.slot) + value_offset);
+        keys_there = barrier_passed(keys_barrier(), keys_parity());
+        values_there = barrier_passed(full(values.slot), values.parity);
+    };
+    // The slot of values that are being multiplied.
+    int taken = 0;
     // Starts S = Q K^T of the next tile.
     auto start_scores = [&] {
-        uint32_t at;
-        if constexpr (S::ROTATE) {
-            barrier_wait(turned(target.slot), target.parity);
-            at = copy(target.slot);
-        } else {
-            barrier_wait(full(keys.slot), keys.parity);
-            at = tile(keys.slot);
-        }
-        const Factor k(uniform(at)), q(uniform(query_rows));
+        if (!keys_there) barrier_wait(keys_barrier(), keys_parity());
+        const Factor k(keys_at), q(S::ROW_GROUPS > 1 ? uniform(query_rows) : query_rows);
         settle(s);
         wgmma_fence();
 #pragma unroll
@@ -87,8 +94,11 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     // Starts O += P V.
     auto start_outputs = [&] {
-        barrier_wait(full(values.slot), values.parity);
-        const Factor v(uniform(tile(values.slot) + value_offset), S::COLUMN_BYTES);
+        if (!values_there) barrier_wait(full(values.slot), values.parity);
+        const Factor v(values_at, S::COLUMN_BYTES);
+        taken = values.slot;
+        values.advance();
+        if constexpr (!S::SHARED) values.advance();
         settle(o);
         wgmma_fence();
 #pragma unroll
@@ -97,24 +107,24 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     auto end_outputs = [&] {
         settle(o);
-        if (lane == 0) barrier_arrive(empty(values.slot));
-        values.advance();
-        if constexpr (!S::SHARED) values.advance();
+        if (lane == 0) barrier_arrive(empty(taken));
     };
-    // Scores to weights, not yet packed: `shrink` is what the sums before are worth from now on.
+    // Whether maxima were moved: `shrink` is what the sums before are worth from then on.
+    bool moved = false;
+    // Scores to weights, not yet packed.
     auto softmax = [&](int number, int seen) {
         // How far the thread's first key lies before the first token.
         const int far = seen - 1 - number * tile_keys - (S::FACTORS ? 0 : lane % 4 * 2);
         auto key_of = [&](int j) {
             return S::FACTORS ? (lane % 4 * 2 + j / 4 * 8 + j % 2) >> shift() : j / 4 * 8 + j % 2;
         };
-        if (p.slopes) {
+        if (__builtin_expect(p.slopes != nullptr, false)) {
 #pragma unroll
             for (int j = 0; j < SCORES; j++) {
                 s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - key_of(j), s[j]);
             }
         }
-        if ((number + 1) * tile_keys > seen || number * tile_keys < seen - 1 + p.tokens - p.window) {
+        if (__builtin_expect((number + 1) * tile_keys > seen || number * tile_keys < seen - 1 + p.tokens - p.window, false)) {
 #pragma unroll
             for (int j = 0; j < SCORES; j++) {
                 // Later keys are at negative distances: beyond any window, too.
@@ -122,19 +132,33 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
                 if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
             }
         }
-        float top[2] = {s[0], s[2]}, base[2];
+        // In chains that do not wait for each other.
+        constexpr int CHAINS = 4;
+        float top[2], base[2], tops[2][CHAINS];
 #pragma unroll
-        for (int j = 0; j < SCORES; j++) top[j / 2 % 2] = fmaxf(top[j / 2 % 2], s[j]);
+        for (int j = 0; j < SCORES; j++) {
+            float& chain = tops[j / 2 % 2][j / 4 % CHAINS];
+            chain = j < 4 * CHAINS && j % 2 == 0 ? s[j] : fmaxf(chain, s[j]);
+        }
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
-            top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2)) * p.scale;
-            const bool move = top[r] > m[r] + SLACK;
-            shrink[r] = move ? power2(m[r] - top[r]) : 1.0f;
-            m[r] = move ? top[r] : m[r];
-            base[r] = m[r] == -INFINITY ? 0.0f : m[r];
-            l[r] *= shrink[r];
+            top[r] = fmaxf(fmaxf(tops[r][0], tops[r][1]), fmaxf(tops[r][2], tops[r][3])) * p.scale;
         }
+        // Seldom but at the beginning: until then the four lanes of a row need not compare theirs.
+        moved = __any_sync(~0u, top[0] > m[0] + SLACK || top[1] > m[1] + SLACK);
+        if (__builtin_expect(moved, false)) {
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
+                top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2));
+                const bool move = top[r] > m[r] + SLACK;
+                shrink[r] = move ? power2(m[r] - top[r]) : 1.0f;
+                m[r] = move ? top[r] : m[r];
+                l[r] *= shrink[r];
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) base[r] = m[r] == -INFINITY ? 0.0f : m[r];
 #pragma unroll
         for (int j = 0; j < SCORES; j++) {
             s[j] = power2(s[j] * p.scale - base[j / 2 % 2]);
@@ -144,7 +168,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         if (fminf(l[0], l[1]) < 0.0f) asm volatile("nanosleep.u32 0;");
     };
     auto pack_weights = [&] {
-        if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+        if (__builtin_expect(moved, false)) {
 #pragma unroll
             for (int j = 0; j < WIDTH / 2; j++) o[j] *= shrink[j / 2 % 2];
         }
@@ -227,12 +251,14 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
         q_parity ^= 1;
         if constexpr (S::FP8) queries_to_f16();
         if (item.y < item.z) {
+            look();
             start_scores();
             wgmma_wait<0>();
             end_scores();
             const int unseen = seen - p.window - item.y * tile_keys;
             if (unseen > 0) clear_values(0, unseen);
             for (int number = item.y;; number++) {
+                look();
                 softmax(number, seen);
                 if constexpr (S::AHEAD) {
                     wgmma_wait<0>();
