@@ -6,6 +6,9 @@
 
 namespace paged {
 
+// Has a value computed here, once: in the loop over tiles the compiler would do it again from parameters.
+__device__ __forceinline__ void keep(int& value) { asm volatile("" : "+r"(value)); }
+
 // A warpgroup: scores, softmax and outputs of a row block (or of some value channels of it).
 template <class S>
 __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const {
@@ -111,27 +114,28 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     // Whether maxima were moved: `shrink` is what the sums before are worth from then on.
     bool moved = false;
-    // Scores to weights, not yet packed.
-    auto softmax = [&](int number, int seen) {
+    // Scores that distances change: those of keys that a token does not see, and all where there are slopes.
+    auto change_scores = [&](int number, int seen) {
         // How far the thread's first key lies before the first token.
         const int far = seen - 1 - number * tile_keys - (S::FACTORS ? 0 : lane % 4 * 2);
         auto key_of = [&](int j) {
             return S::FACTORS ? (lane % 4 * 2 + j / 4 * 8 + j % 2) >> shift() : j / 4 * 8 + j % 2;
         };
-        if (__builtin_expect(p.slopes != nullptr, false)) {
+        if (p.slopes) {
 #pragma unroll
             for (int j = 0; j < SCORES; j++) {
                 s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - key_of(j), s[j]);
             }
         }
-        if (__builtin_expect((number + 1) * tile_keys > seen || number * tile_keys < seen - 1 + p.tokens - p.window, false)) {
 #pragma unroll
-            for (int j = 0; j < SCORES; j++) {
-                // Later keys are at negative distances: beyond any window, too.
-                const unsigned int distance = far + tokens[j / 2 % 2] - key_of(j);
-                if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
-            }
+        for (int j = 0; j < SCORES; j++) {
+            // Later keys are at negative distances: beyond any window, too.
+            const unsigned int distance = far + tokens[j / 2 % 2] - key_of(j);
+            if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
         }
+    };
+    // Scores to weights, not yet packed.
+    auto softmax = [&] {
         // In chains that do not wait for each other.
         constexpr int CHAINS = 4;
         float top[2], base[2], tops[2][CHAINS];
@@ -233,8 +237,10 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     for (; items.more(); items.next()) {
         const int4 item = items.item;
         const int length = p.lengths[divide(item.x, p.kv_heads)];
-        // Keys that the first token sees: tiles below need no mask.
+        // Keys that the first token sees, and the tiles whose scores are taken as they are.
         const int seen = length - p.tokens + 1;
+        int plain = max(length - p.window + tile_keys - 1, 0) / tile_keys, plain_end = p.slopes ? 0 : max(seen, 0) / tile_keys;
+        keep(plain), keep(plain_end);
         m[0] = m[1] = -INFINITY;
         l[0] = l[1] = 0.0f;
 #pragma unroll
@@ -259,7 +265,8 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             if (unseen > 0) clear_values(0, unseen);
             for (int number = item.y;; number++) {
                 look();
-                softmax(number, seen);
+                if (__builtin_expect(number < plain || number >= plain_end, false)) change_scores(number, seen);
+                softmax();
                 if constexpr (S::AHEAD) {
                     wgmma_wait<0>();
                     if (number > item.y) end_outputs();
