@@ -2,10 +2,11 @@
 batches, with caches of 16 and of 8 bits; reads paged caches alone; writes what was measured.
 
 usage: run_decode.py --keyfold PATH --out DIR [--commit HASH] [--torch-python PATH --decode-peer FILE --attention-peer FILE]
-                     [--repeats 3]
+                     [--repeats 3] [--capacity 8192,32768]
 `--decode-peer` is a Python file with `decode(c, B, T)` and `big` before its first print, as the peer script of this project
 has them; `--attention-peer` one that prints what it measures. DIR gets raw.json and attention.json (every row with its
-command), table.md and attention_peer.txt. Give the library folder of cuBLASLt in LD_LIBRARY_PATH.
+command), table.md and attention_peer.txt; `--capacity ''` leaves the largest batches out. Give the library folder of cuBLASLt in
+LD_LIBRARY_PATH.
 """
 import argparse
 import datetime
@@ -48,19 +49,22 @@ def attention(o, *more):
     return rows
 
 
-def peer(o):
+def peer(o, on_row):
     source = f"s=open({o.decode_peer!r}).read(); exec(s[:s.index('\\nprint(')])\n"
     source += "".join(f"decode(big,{batch},{context})\n" for batch, context in PEER_SHAPES)
-    rows = []
-    for line in output([o.torch_python, "-c", source + "print('torch', torch.__version__)"]).splitlines():
+    command = [o.torch_python, "-u", "-c", source + "print('torch', torch.__version__)"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in running.stdout:
+        line = line.rstrip()
         print(line, flush=True)
         found = re.match(r"decode (\S+) .* B(\d+) T(\d+) ([\d.]+) ms/tok-step (\d+) tok/s", line)
         if found:
             name, batch, context, ms, speed = found.groups()
-            rows.append(dict(side=name, batch=int(batch), context=int(context), ms=float(ms), tokens_per_s=float(speed)))
+            on_row(dict(side=name, batch=int(batch), context=int(context), ms=float(ms), tokens_per_s=float(speed)))
         elif line.startswith("torch"):
-            rows.append(dict(side="version", torch=line.split()[1]))
-    return rows
+            on_row(dict(side="version", torch=line.split()[1]))
+    if running.wait():
+        raise SystemExit(f"{o.decode_peer}: ended with {running.returncode}")
 
 
 def main():
@@ -71,6 +75,7 @@ def main():
         p.add_argument("--" + name)
     p.add_argument("--commit", default="unknown")
     p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--capacity", default="8192,32768", help="tokens of each sequence, of as many as fit")
     o = p.parse_args()
     out = pathlib.Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -78,20 +83,22 @@ def main():
     for batch, context, tokens in PROMPTS:
         alone += attention(o, "--variant", "mfa", "--batch", str(batch), "--context", str(context), "--tokens", str(tokens))
     (out / "attention.json").write_text(json.dumps(alone, indent=1) + "\n")
-    if o.attention_peer:
-        (out / "attention_peer.txt").write_text(output([o.torch_python, o.attention_peer]))
     speed = [keyfold(o, "mfa", *shape) for shape in SHAPES]
     speed += [keyfold(o, "mfa", *shape, "--kv-dtype", "fp8") for shape in SHAPES_FP8]
     facts = dict(date=str(datetime.date.today()), commit=o.commit, device=speed[0]["device"])
-    peers = peer(o) if o.decode_peer else []
-    capacity = []
+    peers, capacity = [], []
 
-    def save():
+    def save(*row):
         # Again and again: what takes long may be ended from outside.
+        peers.extend(row)
         (out / "raw.json").write_text(json.dumps(dict(facts=facts, speed=speed, capacity=capacity, peers=peers), indent=1) + "\n")
 
     save()
-    for context in [8192, 32768]:
+    if o.attention_peer:
+        (out / "attention_peer.txt").write_text(output([o.torch_python, o.attention_peer]))
+    if o.decode_peer:
+        peer(o, save)
+    for context in [int(tokens) for tokens in o.capacity.split(",") if tokens]:
         for kind in KINDS:
             # TPA's factors are kept in 16 bits.
             for dtype in ["bf16"] if kind == "tpa" else ["bf16", "fp8"]:
