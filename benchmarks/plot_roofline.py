@@ -55,8 +55,8 @@ def main():
         if r["kv_dtype"] == "fp8":
             continue
         right.annotate(f"{r['batch']} x {r['prompt_tokens'] // 1024}K", (total / 1e9, r["ms_per_token"]), fontsize=7,
-                       xytext=(-4, 6) if r["batch"] == 128 else (5, -9), ha="right" if r["batch"] == 128 else "left",
-                       textcoords="offset points")
+                       xytext=(5, -9) if r["prompt_tokens"] == 32768 else (-4, 6),
+                       ha="left" if r["prompt_tokens"] == 32768 else "right", textcoords="offset points")
     seen = set()
     for r in decode["capacity"]:
         total = r["weight_bytes_per_token"] + r["cache_bytes"]

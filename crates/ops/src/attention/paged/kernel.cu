@@ -48,9 +48,8 @@ namespace paged {
 // From what all threads start with.
 template <class S, int COUNT>
 __device__ __forceinline__ void set_registers() {
-    constexpr int START = 65536 / S::THREADS / 8 * 8;
-    if constexpr (S::BUDGETED && COUNT > START) take_registers<COUNT>();
-    if constexpr (S::BUDGETED && COUNT < START) give_registers<COUNT>();
+    if constexpr (S::BUDGETED && COUNT > S::BEGINNING) take_registers<COUNT>();
+    if constexpr (S::BUDGETED && COUNT < S::BEGINNING) give_registers<COUNT>();
 }
 
 template <class S>

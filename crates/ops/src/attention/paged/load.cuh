@@ -112,7 +112,7 @@ __device__ __forceinline__ void Kernel<S>::load_all_queries(const CUtensorMap* q
 //
 // A thread has 8 channel pairs of every ROWS-th key, so its angles advance by the same amount from key to key and from tile to
 // tile: the table is only read anew every few tiles, instead of 1 KB per key of 512 bytes. Between, the next cosine (and sine) is
-// 2 cos(step) times this one less the one before, of which 64 in a row are off by 2e-4 at most: an eighth of half a unit of bf16.
+// 2 cos(step) times this one less the one before; 64 of them in a row are off by 2e-4 at most, a tenth of bf16's own rounding.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) const {
     constexpr int LANES = S::D / 16, ROWS = S::ROTATORS * WARPGROUP / LANES, REFRESH = 8;

@@ -116,12 +116,19 @@ struct Shape {
     static constexpr int ROTATORS = ROTATE ? 1 : 0;
     static constexpr bool CROWDED = FP8 && GROUPS > 1;
     static constexpr int CONVERTING_THREADS = CROWDED ? WARPGROUP / 2 : WARPGROUP;
-    static constexpr int THREADS = (GROUPS + 1 + (ROTATE || (FP8 && !CROWDED) ? 1 : 0)) * WARPGROUP;
-    // Registers of a thread that computes, loads, or rotates and converts; of two warpgroups all have what they want.
-    static constexpr bool BUDGETED = THREADS > 2 * WARPGROUP;
+    static constexpr int WORKERS = ROTATE || (FP8 && !CROWDED) ? 1 : 0, WARPGROUPS = GROUPS + 1 + WORKERS;
+    static constexpr int THREADS = WARPGROUPS * WARPGROUP;
+    // Registers that a thread begins with, and then has if it computes, loads, or rotates and converts; of two warpgroups all have
+    // what they want.
+    static constexpr int BEGINNING = 65536 / THREADS / 8 * 8;
+    static constexpr bool BUDGETED = WARPGROUPS > 2;
     static constexpr int COMPUTING = CROWDED ? 208 : FACTORS ? 232 : 240;
     static constexpr int LOADING = CROWDED ? 88 : FACTORS ? 40 : GROUPS > 1 ? 24 : 48;
     static constexpr int CONVERTING = 216;
+    static_assert(
+        !BUDGETED || GROUPS * COMPUTING + LOADING + WORKERS * CONVERTING <= WARPGROUPS * BEGINNING,
+        "a warpgroup would wait forever for registers"
+    );
     static constexpr int D_COLUMNS = D / COLUMN, E_COLUMNS = E / COLUMN;
     static constexpr int COLUMN_BYTES = KEYS * ROW_BYTES;
     static constexpr int Q_BYTES = D_COLUMNS * 64 * ROW_BYTES;
