@@ -115,9 +115,10 @@ __device__ __forceinline__ void Kernel<S>::load_all_queries(const CUtensorMap* q
 // 2 cos(step) times this one less the one before; 64 of them in a row are off by 2e-4 at most, a tenth of bf16's own rounding.
 template <class S>
 __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) const {
-    constexpr int LANES = S::D / 16, ROWS = S::ROTATORS * WARPGROUP / LANES, REFRESH = 8;
+    constexpr int LANES = S::D / 16, ROWS = WARPGROUP / LANES, REFRESH = 8;
     // Keys that are read before the first of them is written: the compiler would not move reads before writes.
     constexpr int TOGETHER = 4;
+    static_assert(S::KEYS % (TOGETHER * ROWS) == 0 && REFRESH * S::KEYS / ROWS <= 64, "keys of a thread in a tile, and angles in a row");
     const int thread = threadIdx.x - (S::GROUPS + 1) * WARPGROUP;
     const int row = thread / LANES, pair = thread % LANES * 8;
     const bool busy = pair < p.pairs;

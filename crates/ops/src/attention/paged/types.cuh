@@ -111,9 +111,8 @@ struct Shape {
     // Slots for tiles as they come, where the cache is in 8 bits; then all else computes with f16, which holds these exactly.
     static constexpr int RAW = RAW_;
     static constexpr bool FP8 = RAW > 0;
-    // Warpgroups that rotate; threads that make 8 bits f16: those that rotate, others like them, or, beside two warpgroups that
-    // compute, two warps of those that load.
-    static constexpr int ROTATORS = ROTATE ? 1 : 0;
+    // Threads that make 8 bits f16: the warpgroup that rotates, another like it, or, beside two warpgroups that compute, two warps
+    // of those that load.
     static constexpr bool CROWDED = FP8 && GROUPS > 1;
     static constexpr int CONVERTING_THREADS = CROWDED ? WARPGROUP / 2 : WARPGROUP;
     static constexpr int WORKERS = ROTATE || (FP8 && !CROWDED) ? 1 : 0, WARPGROUPS = GROUPS + 1 + WORKERS;
@@ -299,7 +298,7 @@ struct Kernel {
             barrier_init(raw_empty(slot), S::CONVERTING_THREADS);
         }
         for (int number = 0; number < S::ROTATED; number++) {
-            barrier_init(turned(number), S::ROTATORS * WARPGROUP);
+            barrier_init(turned(number), WARPGROUP);
             barrier_init(unturned(number), S::GROUPS * 4);
         }
         for (int group = 0; group < S::GROUPS; group++) barrier_init(received(group), 1);
