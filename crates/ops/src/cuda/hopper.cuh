@@ -90,6 +90,17 @@ __device__ __forceinline__ void copy_box(
         : "memory");
 }
 
+// With a policy for the L2 cache: `read_once`, `read_again`.
+__device__ __forceinline__ void copy_box(
+    uint32_t to, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3, uint64_t policy
+) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+        " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(policy)
+        : "memory");
+}
+
 __device__ __forceinline__ void copy_box(
     uint32_t to, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2
 ) {
@@ -104,6 +115,13 @@ __device__ __forceinline__ void copy_box(
 __device__ __forceinline__ uint64_t read_once() {
     uint64_t policy;
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+// For all else.
+__device__ __forceinline__ uint64_t read_again() {
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
 

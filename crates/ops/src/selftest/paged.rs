@@ -10,7 +10,7 @@ use crate::{
     fp8,
     rope::RopeTable,
 };
-use keyfold_core::{DType, row_width};
+use keyfold_core::{DType, SCALE_BLOCK, row_width};
 use keyfold_tensor::{Arena, Tensor};
 
 /// Rounding of weights, of rotated keys and of the output to bf16.
@@ -145,8 +145,12 @@ fn eight_bit_cache(
     values: &[f32],
 ) -> [Tensor; 2] {
     let [host, mut device] = twins.bytes(places, row_width(cols, DType::Fp8), 0xFF);
-    let rows: Vec<f32> =
-        filled.iter().flat_map(|row| &values[*row as usize * cols..][..cols]).copied().collect();
+    // Each row, and each block of it, has a scale of its own.
+    let sized = |row: u32| {
+        let size = move |i: usize| 0.5f32.powi(((row as usize * 7 + i / SCALE_BLOCK) % 5) as i32);
+        values[row as usize * cols..][..cols].iter().enumerate().map(move |(i, x)| x * size(i))
+    };
+    let rows: Vec<f32> = filled.iter().flat_map(|row| sized(*row)).collect();
     let rows = twins.of(filled.len(), cols, DType::F32, Gaps::None, &rows);
     let [at, _] = twins.indices(filled);
     let [elements, scales] = fp8::Rows::split(&host, cols);

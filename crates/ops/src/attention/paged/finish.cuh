@@ -141,14 +141,21 @@ __device__ __forceinline__ void Kernel<S>::join(
     const int2 own = own_slabs();
     // Of each row its maximum and sum; parts [own slab][CTA].
     const uint32_t sums = this->sums(group), parts = slots + group * S::JOIN_BYTES, arrived = received(group);
-    if (lane % 4 < 2) {
-        float2* to = reinterpret_cast<float2*>(memory + (sums - shared_address(memory)));
-        to[row + lane % 4 * 8] = lane % 4 == 0 ? make_float2(m[0], sum[0]) : make_float2(m[1], sum[1]);
-    }
-    // From here on others may write to where tiles were.
-    named_barrier(1 + group, WARPGROUP);
     if (thread == 0) barrier_expect(arrived, (rows.rows + 15) / 16 * ctas * (own.y - own.x) * (SLAB_BYTES / 4));
-    if (thread < ctas) barrier_arrive_at(peer(met(), thread));
+    // Rows of tiles that another warpgroup reads its parts from may have been cleared by plain writes.
+    if constexpr (S::GROUPS > 1) named_barrier(1 + S::GROUPS, S::GROUPS * WARPGROUP);
+    // One lane writes what its warp has, and tells all CTAs: they may read it, and write to where this warp's tiles were.
+    float4* to = reinterpret_cast<float4*>(memory + (sums - shared_address(memory))) + warp * 8;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float4 two;
+        two.x = __shfl_sync(~0u, m[i / 4], i % 4 * 8), two.y = __shfl_sync(~0u, sum[i / 4], i % 4 * 8);
+        two.z = __shfl_sync(~0u, m[i / 4], i % 4 * 8 + 4), two.w = __shfl_sync(~0u, sum[i / 4], i % 4 * 8 + 4);
+        if (lane == 0) to[i] = two;
+    }
+    if (lane == 0) {
+        for (int cta = 0; cta < ctas; cta++) barrier_arrive_at(peer(met(), cta));
+    }
     barrier_wait_cluster(met(), parity);
 
     // Four lanes have a row; each looks at every fourth CTA. Only warps that then send do so: a CTA may end, or go on to its next

@@ -19,6 +19,11 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
     const int parts = tile_keys / rows;
     Ring<S::FP8 ? S::RAW : RING> ring;
     Items items(p, share, rank);
+    // Where a CTA has all row blocks of a task, tiles are read once: then what streams through the L2 cache does not drive code and
+    // parts of outputs out of it. Not where neighbours share lines of the cache, as rows in 8 bits do: the first would drive out
+    // what the second reads.
+    const bool whole_lines = !S::FACTORS && 2 * p.pairs % COLUMN == 0 && p.value_width % COLUMN == 0;
+    const uint64_t policy = whole_lines && p.row_blocks <= S::ROW_GROUPS ? read_once() : read_again();
     bool waited = false;
     auto wait = [&] {
         if (!waited) wait_for_previous_kernel();
@@ -64,10 +69,13 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
                     const bool factor = S::FACTORS && column >= columns;
                     // As `Block` has it.
                     const int first_head = factor ? (block + column - columns) % p.head_blocks * 64 : 0;
-                    copy_box(
-                        to + column * S::COLUMN_BYTES, factor ? factors : map, there,
-                        factor ? first_head : column * ELEMENTS, head, first, page
-                    );
+                    const uint32_t place = to + column * S::COLUMN_BYTES;
+                    if constexpr (S::FP8) {
+                        copy_box(place, map, there, column * ELEMENTS, head, first, page);
+                    } else {
+                        const int channel = factor ? first_head : column * ELEMENTS;
+                        copy_box(place, factor ? factors : map, there, channel, head, first, page, policy);
+                    }
                 }
                 ring.advance();
             };

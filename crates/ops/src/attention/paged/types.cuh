@@ -302,7 +302,7 @@ struct Kernel {
             barrier_init(unturned(number), S::GROUPS * 4);
         }
         for (int group = 0; group < S::GROUPS; group++) barrier_init(received(group), 1);
-        barrier_init(met(), S::GROUPS * p.cluster);
+        barrier_init(met(), S::GROUPS * 4 * p.cluster);
         barrier_init(joined(), S::GROUPS * 4);
         barrier_init(asked(), 1);
         barrier_init(answered(), S::GROUPS * 4);
