@@ -12,7 +12,7 @@ pub enum KvDtype {
     /// 16 bits.
     #[default]
     Bf16,
-    /// 8 bits.
+    /// 8 bits; scales of blocks are not counted.
     Fp8,
     /// 4 bits; scales of blocks are not counted.
     Int4,
