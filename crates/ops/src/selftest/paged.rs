@@ -145,7 +145,7 @@ fn eight_bit_cache(
     values: &[f32],
 ) -> [Tensor; 2] {
     let [host, mut device] = twins.bytes(places, row_width(cols, DType::Fp8), 0xFF);
-    // Each row, and each block of it, has a scale of its own.
+    // Neighbouring rows, and neighbouring blocks of a row, have different scales.
     let sized = |row: u32| {
         let size = move |i: usize| 0.5f32.powi(((row as usize * 7 + i / SCALE_BLOCK) % 5) as i32);
         values[row as usize * cols..][..cols].iter().enumerate().map(move |(i, x)| x * size(i))
