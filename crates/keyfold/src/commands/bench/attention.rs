@@ -1,7 +1,7 @@
 //! `keyfold bench attention`: reading a paged cache, one step of one layer, beside what the device can do at most.
 
 use super::{
-    ceilings::{Ceilings, draw},
+    ceilings::{Ceilings, SECONDS, Times, draw},
     print,
 };
 use anyhow::Context;
@@ -65,6 +65,9 @@ pub(crate) struct Args {
     /// New tokens of a sequence: a few, or a prompt.
     #[arg(long, default_value_t = 1)]
     tokens: usize,
+    /// Seconds of measurement of a case. A GPU at its power limit slows down after some tenths of one.
+    #[arg(long, default_value_t = SECONDS)]
+    seconds: f64,
     /// Print a JSON array.
     #[arg(long)]
     json: bool,
@@ -80,6 +83,8 @@ struct Row {
     tokens: usize,
     kv_dtype: &'static str,
     us: f64,
+    /// The least and the most of five measurements, of which `us` is the median.
+    us_range: [f64; 2],
     /// Of a prompt: what the training forward pass takes for it, on rows that lie one behind the other.
     contiguous_us: Option<f64>,
     /// Bytes of the cache that a step must read, over the time.
@@ -146,16 +151,16 @@ const WIDEST: usize = 256;
 struct Bench(Ceilings);
 
 struct Measured {
-    seconds: f64,
+    times: Times,
     /// Of the training forward pass.
-    contiguous: Option<f64>,
+    contiguous: Option<Times>,
     /// Of the cache, which a step reads.
     bytes: f64,
     flops: f64,
 }
 
 impl Bench {
-    /// Seconds of a step, and of the training forward pass on the same prompts if that is what it is.
+    /// A step, and the training forward pass on the same prompts if that is what it is.
     fn attention(&self, shape: Shape, batch: usize, context: usize) -> Measured {
         let Shape { heads, kv_heads, width, value_width, shared, rotate, fp8, page, tokens, window, factors } =
             shape;
@@ -190,7 +195,7 @@ impl Bench {
             };
             (k, v, fp8.then(|| cache.columns(cols, row_bytes - cols)))
         };
-        let seconds = if tokens <= MAX_TOKENS {
+        let times = if tokens <= MAX_TOKENS {
             let work = Batch::new(self.0.arena(), shape, &vec![context as u32; batch], &tables);
             self.0.time(|call| {
                 let (k, v, scales) = planes(call);
@@ -245,7 +250,7 @@ impl Bench {
             None => (batch * tokens) as f64 * (reach - (tokens as f64 - 1.0) / 2.0),
         };
         Measured {
-            seconds,
+            times,
             contiguous,
             bytes: batch as f64 * reach * row_bytes as f64,
             flops: 2.0 * seen * (heads * (width + value_width) * rank.max(1)) as f64,
@@ -274,10 +279,9 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         anyhow::ensure!(batch > 0 && context >= args.tokens, "--batch, --context: too few for a step");
         batch.checked_mul(context).filter(|keys| *keys < 1 << 28).context("--batch, --context: too many")?;
     }
-    let bench = Bench(Ceilings::new(device)?);
-    let (copy, matmul) = (bench.0.copy(), bench.0.matmul());
-    bench.0.arena().trim();
-    let mut rows = Vec::new();
+    anyhow::ensure!(args.seconds > 0.0 && args.seconds <= 60.0, "--seconds {}: up to 60 were expected", args.seconds);
+    let bench = Bench(Ceilings::new(device, args.seconds)?);
+    let mut cases = Vec::new();
     for variant in Variant::ALL.into_iter().filter(|variant| args.variant.is_none_or(|only| only == *variant))
     {
         let asked = asked.map(|case| [case]);
@@ -288,33 +292,40 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
             if *context < args.tokens || (shape.factors.is_some() && (fp8 || args.tokens > MAX_TOKENS)) {
                 continue;
             }
-            let Measured { seconds, contiguous, bytes, flops } = bench.attention(shape, *batch, *context);
+            let measured = bench.attention(shape, *batch, *context);
             bench.0.arena().trim();
-            rows.push(Row {
-                device: device.describe(),
-                variant: format!("{variant:?}"),
-                batch: *batch,
-                context: *context,
-                page: args.page,
-                tokens: args.tokens,
-                kv_dtype: match args.kv_dtype {
-                    KvDtype::Bf16 => "bf16",
-                    KvDtype::Fp8 => "fp8",
-                },
-                us: seconds * 1e6,
-                contiguous_us: contiguous.map(|seconds| seconds * 1e6),
-                gb_s: bytes / seconds / 1e9,
-                tflop_s: flops / seconds / 1e12,
-                copy_gb_s: copy / 1e9,
-                matmul_tflop_s: matmul / 1e12,
-                of_copy: bytes / seconds / copy,
-            });
+            cases.push((variant, *batch, *context, measured));
         }
     }
     anyhow::ensure!(
-        !rows.is_empty(),
+        !cases.is_empty(),
         "--variant, --tokens, --kv-dtype: nothing to measure (tpa: a few tokens, bf16; contexts of at least --tokens)"
     );
+    // Behind what they are compared with: matrix products draw so much power that what follows them is slower.
+    let (copy, matmul) = (bench.0.copy(), bench.0.matmul());
+    let rows: Vec<Row> = cases
+        .into_iter()
+        .map(|(variant, batch, context, Measured { times, contiguous, bytes, flops })| Row {
+            device: device.describe(),
+            variant: format!("{variant:?}"),
+            batch,
+            context,
+            page: args.page,
+            tokens: args.tokens,
+            kv_dtype: match args.kv_dtype {
+                KvDtype::Bf16 => "bf16",
+                KvDtype::Fp8 => "fp8",
+            },
+            us: times.median * 1e6,
+            us_range: [times.fastest * 1e6, times.slowest * 1e6],
+            contiguous_us: contiguous.map(|contiguous| contiguous.median * 1e6),
+            gb_s: bytes / times.median / 1e9,
+            tflop_s: flops / times.median / 1e12,
+            copy_gb_s: copy / 1e9,
+            matmul_tflop_s: matmul / 1e12,
+            of_copy: bytes / times.median / copy,
+        })
+        .collect();
     print(&rows, args.json, |row| {
         let contiguous = row.contiguous_us.map(|us| format!(", {us:.1} us in training")).unwrap_or_default();
         format!(

@@ -5,8 +5,8 @@ use keyfold_ops::{cast, fp8, indices::Indices, linear};
 use keyfold_tensor::{Arena, Device, Tensor};
 use std::time::Instant;
 
-/// Seconds of measurement of a case.
-const SECONDS: f64 = 0.1;
+/// Seconds of measurement of a case, unless another number is asked for.
+pub(super) const SECONDS: f64 = 0.1;
 /// Values drawn at random; larger tensors repeat them.
 const DRAWN: usize = 1 << 20;
 
@@ -24,17 +24,27 @@ pub(super) struct Ceilings {
     arena: Arena,
     /// `[DRAWN / 1024, 1024]` bf16, uniform in -1 to 1.
     drawn: Tensor,
+    /// Of measurement of a case.
+    seconds: f64,
+}
+
+/// Seconds of a call: five measurements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) fastest: f64,
+    pub(super) median: f64,
+    pub(super) slowest: f64,
 }
 
 impl Ceilings {
-    pub(super) fn new(device: Device) -> anyhow::Result<Self> {
+    pub(super) fn new(device: Device, seconds: f64) -> anyhow::Result<Self> {
         let arena = Arena::on(device)?;
         let mut state = 0x9E37_79B9_7F4A_7C15;
         let values: Vec<f32> =
             (0..DRAWN).map(|_| (draw(&mut state) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
         let mut drawn = arena.tensor(DRAWN / 1024, 1024, DType::Bf16);
         drawn.write(&values);
-        Ok(Self { device, arena, drawn })
+        Ok(Self { device, arena, drawn, seconds })
     }
 
     pub(super) fn arena(&self) -> &Arena {
@@ -78,9 +88,9 @@ impl Ceilings {
         }
     }
 
-    /// Median seconds of `work`, which is told how often it ran before. Calls follow each other without waiting, as the
-    /// layers of a step do.
-    pub(super) fn time(&self, mut work: impl FnMut(usize)) -> f64 {
+    /// What `work` takes, which is told how often it ran before. Calls follow each other without waiting, as the layers of a
+    /// step do.
+    pub(super) fn time(&self, mut work: impl FnMut(usize)) -> Times {
         let mut count = 0;
         let mut run = |times: usize| {
             self.device.synchronize();
@@ -93,17 +103,17 @@ impl Ceilings {
             start.elapsed().as_secs_f64() / times as f64
         };
         run(3);
-        let times = (SECONDS / 5.0 / run(5).max(1e-7)).ceil().clamp(5.0, 2000.0) as usize;
+        let times = (self.seconds / 5.0 / run(5).max(1e-5)).ceil().max(5.0) as usize;
         let mut all: Vec<f64> = (0..5).map(|_| run(times)).collect();
         all.sort_by(f64::total_cmp);
-        all[2]
+        Times { fastest: all[0], median: all[2], slowest: all[4] }
     }
 
     /// Bytes a second of a plain copy, reading and writing together.
     pub(super) fn copy(&self) -> f64 {
         let x = self.random(1 << 19, 1024);
         let mut y = self.arena.tensor(x.rows(), x.cols(), DType::Bf16);
-        let seconds = self.time(|_| cast::copy(&x, &mut y));
+        let seconds = self.time(|_| cast::copy(&x, &mut y)).median;
         2.0 * (x.len() * 2) as f64 / seconds
     }
 
@@ -112,7 +122,7 @@ impl Ceilings {
         let size = 8192;
         let (x, w) = (self.random(size, size), self.random(size, size));
         let mut y = self.arena.tensor(size, size, DType::Bf16);
-        let seconds = self.time(|_| linear::forward(&x, &w, None, &mut y, false));
+        let seconds = self.time(|_| linear::forward(&x, &w, None, &mut y, false)).median;
         2.0 * (size as f64).powi(3) / seconds
     }
 }

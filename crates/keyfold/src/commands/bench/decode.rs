@@ -1,7 +1,7 @@
 //! `keyfold bench decode`.
 
 use super::{
-    ceilings::{Ceilings, draw},
+    ceilings::{Ceilings, SECONDS, draw},
     print,
     shape::ShapeArgs,
     traffic::weight_bytes_per_token,
@@ -149,7 +149,7 @@ impl<'a> Bench<'a> {
         let ceilings = match device {
             Device::Cpu => None,
             Device::Cuda(_) => {
-                let ceilings = Ceilings::new(device)?;
+                let ceilings = Ceilings::new(device, SECONDS)?;
                 let found = [ceilings.copy(), ceilings.matmul()];
                 ceilings.arena().trim();
                 Some((ceilings, found))
