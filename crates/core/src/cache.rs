@@ -19,10 +19,12 @@ pub struct Plane {
 /// multiplied, a byte that holds its exponent plus 127 (e8m0 of the OCP microscaling formats, arXiv 2310.10537).
 pub const SCALE_BLOCK: usize = 64;
 
-/// Rows of 8-bit elements with their scales begin at multiples of this many bytes.
+/// What 8-bit elements of a row and their scales take is a multiple of this many bytes.
 const ROW_BYTES: usize = 16;
 
-/// Columns of a row of `elements`: these and, behind them, the scales of [`DType::Fp8`], one for each [`SCALE_BLOCK`] columns.
+/// Columns that a cache's tensor needs for rows of `elements`: these and, with [`DType::Fp8`], a byte for the scale of each
+/// [`SCALE_BLOCK`] of them. In the tensor's memory the elements of all rows come first, so that rows lie at whole lines, and then
+/// the scales of all rows.
 pub const fn row_width(elements: usize, dtype: DType) -> usize {
     match dtype {
         DType::F32 | DType::Bf16 => elements,

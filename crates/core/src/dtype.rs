@@ -11,8 +11,8 @@ pub enum DType {
     F32,
     /// bfloat16, 2 bytes: storage only, arithmetic on it is done in `F32`.
     Bf16,
-    /// e4m3 of the OCP 8-bit floating point formats (arXiv 2209.05433), 1 byte: in caches only, whose rows end with scales
-    /// ([`crate::SCALE_BLOCK`]).
+    /// e4m3 of the OCP 8-bit floating point formats (arXiv 2209.05433), 1 byte: in caches only, which have scales
+    /// ([`crate::SCALE_BLOCK`]) behind their rows.
     #[serde(skip_deserializing)]
     Fp8,
 }

@@ -7,7 +7,7 @@ fn layout_counts_elements_and_drops_empty_planes() {
     assert_eq!(layout.planes().len(), 2);
     assert_eq!(layout.elements_per_token(), 576);
     assert_eq!(layout.bytes_per_token(DType::Bf16), 1152);
-    // Nine scales of 64 elements each, and rows that begin at multiples of 16 bytes.
+    // Nine scales of 64 elements each, and a multiple of 16 bytes.
     assert_eq!(layout.bytes_per_token(DType::Fp8), 592);
 }
 

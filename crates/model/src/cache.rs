@@ -6,7 +6,7 @@ use keyfold_tensor::{Arena, Device, Tensor};
 
 /// Cached tokens of many sequences. Per layer a matrix with a row per token that holds all planes of the layout, side by
 /// side; page p is the rows from `p * page_size` on. On a GPU rows, and pieces of planes that are read one by one, are rounded up to
-/// 16 bytes, and rows in 8 bits end with their scales.
+/// 16 bytes. In 8 bits the elements of all rows lie one row behind the other, and behind them the scales of all rows.
 ///
 /// Neighbouring planes are one wider matrix, so a key made of two planes (MLA's latent and rope key) is read as it lies.
 /// Who owns which page is the caller's business: see [`Chunk::pages`].
@@ -97,12 +97,12 @@ impl PagedCache {
         self.page_size
     }
 
-    /// The rows of each layer, [pages * page_size, all planes], to be filled by whoever measures.
+    /// The memory of each layer, [pages * page_size, all planes and scales], to be filled by whoever measures.
     pub fn layers(&self) -> impl Iterator<Item = &Tensor> {
         self.layers.iter()
     }
 
-    /// The rows of layer `index`.
+    /// The memory of layer `index`.
     pub(crate) fn layer(&self, index: usize) -> &Tensor {
         &self.layers[index]
     }
@@ -172,7 +172,7 @@ fn placed(config: &ModelConfig, dtype: DType, device: Device) -> Result<(Vec<Pla
         places.push(Place { start, pieces, step });
         width = start + pieces * step;
     }
-    // Behind them, scales.
+    // And scales.
     let width = row_width(width, dtype).next_multiple_of(unit);
     Ok((places, width))
 }

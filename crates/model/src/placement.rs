@@ -1,10 +1,10 @@
 //! Where the new tokens of a batch go: their positions, and their rows of the cache.
 
 use crate::cache::{Chunk, PagedCache, Place};
-use keyfold_core::DType;
 use keyfold_ops::{
     append::{self, Places},
     attention::{Heads, Paged, Plans, Sequence},
+    fp8,
     indices::Indices,
     rope::{Positions, RopeTable},
 };
@@ -95,14 +95,17 @@ impl<'a> Placement<'a> {
 
 /// One layer's cache while new tokens are appended to its sequences.
 pub struct CacheStep<'a> {
-    rows: &'a Tensor,
+    /// All planes side by side.
+    rows: Tensor,
+    scales: Option<Tensor>,
     cache: &'a PagedCache,
     placement: &'a Placement<'a>,
 }
 
 impl<'a> CacheStep<'a> {
     pub(crate) fn new(cache: &'a PagedCache, layer: usize, placement: &'a Placement<'a>) -> Self {
-        Self { rows: cache.layer(layer), cache, placement }
+        let (rows, scales) = fp8::rows_of(cache.layer(layer), cache.layout().elements_per_token());
+        Self { rows, scales, cache, placement }
     }
 
     /// Tokens being appended, of all sequences.
@@ -131,8 +134,7 @@ impl<'a> CacheStep<'a> {
         raw_keys: bool,
     ) {
         let Inputs { positions, rows, .. } = self.placement.inputs;
-        let scales = self.scales();
-        let places = Places { positions, rows, rope, raw_keys, scales: scales.as_ref() };
+        let places = Places { positions, rows, rope, raw_keys, scales: self.scales() };
         let mut values = v.map(|_| self.planes(1, 1));
         append::append(q, k, v, places, &mut self.planes(0, 1), values.as_mut());
     }
@@ -142,18 +144,17 @@ impl<'a> CacheStep<'a> {
         let Place { start, pieces, step } = self.cache.place(index);
         // At once where no gaps are between them.
         let pieces = if pieces * step == values.cols() { 1 } else { pieces };
-        let (rows, scales) = (&self.placement.inputs.rows, self.scales());
+        let rows = &self.placement.inputs.rows;
         for piece in 0..pieces {
             let width = values.cols() / pieces;
             let mut to = self.rows.columns(start + piece * step, width);
-            append::write(&values.columns(piece * width, width), rows, &mut to, scales.as_ref());
+            append::write(&values.columns(piece * width, width), rows, &mut to, self.scales());
         }
     }
 
-    /// The scales of the rows of a cache in 8 bits.
-    pub(crate) fn scales(&self) -> Option<Tensor> {
-        let elements = self.cache.layout().elements_per_token();
-        (self.rows.dtype() == DType::Fp8).then(|| self.rows.columns(elements, self.rows.cols() - elements))
+    /// The scales of a cache in 8 bits: see [`fp8::Rows`].
+    pub(crate) fn scales(&self) -> Option<&Tensor> {
+        self.scales.as_ref()
     }
 
     /// The rows of `count` neighbouring planes from `index` on, of all pages: planes of one piece.

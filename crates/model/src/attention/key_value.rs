@@ -89,12 +89,12 @@ impl KeyValue {
         let (queries, keys) = (Heads::packed(&q, self.heads), Heads::packed(&k, self.kv_heads));
         step.append(queries, keys, Some(&v), self.rope.as_deref(), false);
         let mixed = tape.activations(step.new_tokens(), self.heads * self.width);
-        let (keys, values, scales) = (step.planes(0, 1), step.planes(1, 1), step.scales());
+        let (keys, values) = (step.planes(0, 1), step.planes(1, 1));
         let cached = Cached {
             k: Heads::packed(&keys, self.kv_heads),
             v: Heads::packed(&values, self.kv_heads),
             paged: step.paged(),
-            scales: scales.as_ref(),
+            scales: step.scales(),
             scale: self.args.scale,
             alibi: self.args.alibi.as_deref(),
             window: self.args.window,

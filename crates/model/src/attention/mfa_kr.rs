@@ -310,12 +310,12 @@ impl CachedAttention for Decoding {
         let raw_keys = module.reuse_from == ReuseFrom::PreRope;
         step.append(Heads::packed(&q, heads), Heads::packed(&k, 1), None, module.rope.as_deref(), raw_keys);
         let mut mixed = tape.activations(step.new_tokens(), heads * width);
-        let (keys, scales) = (step.planes(0, 1), step.scales());
+        let keys = step.planes(0, 1);
         let cached = Cached {
             k: Heads::packed(&keys, 1),
             v: Heads::packed(&keys, 1),
             paged: step.paged(),
-            scales: scales.as_ref(),
+            scales: step.scales(),
             scale: module.args.scale,
             alibi: module.args.alibi.as_deref(),
             window: None,

@@ -337,12 +337,11 @@ impl CachedAttention for Absorbed {
         }
         let read = tape.activations(new, sizes.heads * r);
         let (keys, values) = (step.planes(0, 1 + usize::from(p > 0)), step.planes(0, 1));
-        let scales = step.scales();
         let cached = Cached {
             k: Heads::packed(&keys, 1),
             v: Heads::packed(&values, 1),
             paged: step.paged(),
-            scales: scales.as_ref(),
+            scales: step.scales(),
             scale: module.args.scale,
             alibi: module.args.alibi.as_deref(),
             window: None,

@@ -1,6 +1,6 @@
 //! Launches of `kernel.cu`.
 
-use super::{Places, parts};
+use super::{Places, parts, value_width};
 use crate::{
     attention::Heads,
     cuda::{Forms, Launch, Mat, Module, gpu_of, launch, module},
@@ -26,12 +26,15 @@ struct Append {
     sin: u64,
     positions: u64,
     rows: u64,
+    places: i64,
     heads: i32,
     kv_heads: i32,
     width: i32,
     value_width: i32,
     rotates: i32,
     raw_keys: i32,
+    key_sharing: i32,
+    value_sharing: i32,
 }
 
 pub(super) fn append(
@@ -57,9 +60,23 @@ pub(super) fn append(
     let bf16 = tensors.iter().all(|tensor| tensor.dtype() == DType::Bf16)
         && planes.iter().flatten().all(|plane| plane.dtype() == stored);
     let wide = Forms::of(DType::Bf16, &[q.width / 2, q.width, columns], &tensors).lanes() == 8;
-    // In 8 bits, eight threads side by side have the channels of one block.
+    let rotates = table.is_some();
+    let raw_keys = places.raw_keys || !rotates;
+    let key_sharing = fp8::sharing(k.width);
+    let value_sharing = fp8::sharing(values.as_ref().map_or(0, |(v, _)| value_width(v, k.count)));
+    // Items of 8 channels, or of 8 pairs: queries, values, keys.
+    let queries = if rotates { q.count * q.width / 16 } else { 0 };
+    let first_key = queries + columns / 8;
+    // In 8 bits, threads side by side have the channels of one scale, pairs of them or all. They are to be of one warp.
+    let paired = !raw_keys && key_sharing > SCALE_BLOCK;
+    let aligned =
+        |first: usize, lanes: usize| lanes.is_power_of_two() && lanes <= 32 && first.is_multiple_of(lanes);
     let whole = stored == DType::Bf16
-        || (q.width.is_multiple_of(2 * SCALE_BLOCK) && columns.is_multiple_of(SCALE_BLOCK));
+        || (q.width.is_multiple_of(2 * SCALE_BLOCK)
+            && columns.is_multiple_of(value_sharing)
+            && planes.iter().flatten().all(|plane| plane.stride().is_multiple_of(8))
+            && aligned(queries, value_sharing / 8)
+            && aligned(first_key, key_sharing / if paired { 16 } else { 8 }));
     if !(all && packed && bf16 && wide && whole) {
         return parts(q, k, values, places, keys);
     }
@@ -83,9 +100,8 @@ pub(super) fn append(
     let (cos, positions) = angles.as_ref().map_or((0, 0), |(table, positions)| (table.address(), *positions));
     let [v, plane] = values.as_ref().map_or([Mat::NONE; 2], |(v, plane)| [Mat::of(v), Mat::of(plane)]);
     let scales_of = |plane: &Tensor| {
-        places
-            .scales
-            .map_or(0, |scales| scales.address() + fp8::Rows { values: plane, scales }.block() as u64)
+        let rows = places.scales.map(|scales| fp8::Rows { values: plane, scales });
+        rows.map_or(0, |rows| rows.scales_from(rows.block()))
     };
     let append = Append {
         q: Mat::of(q.tensor),
@@ -99,16 +115,18 @@ pub(super) fn append(
         sin: cos + (positions * q.width / 2 * 4) as u64,
         positions: places.positions.on(gpu),
         rows: places.rows.on(gpu),
+        places: places_in_cache as i64,
         heads: q.count as i32,
         kv_heads: k.count as i32,
         width: q.width as i32,
         value_width: columns as i32,
-        rotates: i32::from(table.is_some()),
-        raw_keys: i32::from(places.raw_keys || table.is_none()),
+        rotates: i32::from(rotates),
+        raw_keys: i32::from(raw_keys),
+        key_sharing: key_sharing as i32,
+        value_sharing: value_sharing as i32,
     };
-    // Items of 8 channels, or of 8 pairs.
-    let rotated = if table.is_some() { q.count * q.width / 16 } else { 0 };
-    let items = rotated + k.count * q.width / 8 + columns / 8;
+    // Enough for keys that are not rotated.
+    let items = first_key + k.count * q.width / 8;
     let grid = [tokens as u32, items.div_ceil(256).clamp(1, 64) as u32, 1];
     let name = if places.scales.is_some() { "append_fp8" } else { "append" };
     launch!(gpu, KERNELS, name, Launch { grid, ..Launch::blocks(1, 256) }.early(); append);

@@ -15,8 +15,12 @@ struct Append {
     uint8_t *key_scales, *value_scales;
     const float *cos, *sin;
     const uint32_t *positions, *rows;
+    // Rows of the cache.
+    int64_t places;
     int heads, kv_heads, width, value_width;
     int rotates, raw_keys;
+    // Channels that have one scale in 8 bits, a block or a head.
+    int key_sharing, value_sharing;
 };
 
 // Cosines and sines of 8 pairs.
@@ -40,19 +44,30 @@ struct Angles {
     }
 };
 
-// A row of a plane. In 8 bits, eight lanes side by side store the channels of a block.
+// A row of a plane. In 8 bits, eight lanes side by side store the channels of a block; `most` is the largest of those that share its
+// scale.
 template <bool FP8>
 struct Row {
     void* plane;
     uint8_t* scales;
+    int64_t places;   // from the scale of a block to that of the next
 
-    __device__ __forceinline__ Row(const Matrix<void>& all, uint8_t* all_scales, int64_t row) {
+    __device__ __forceinline__ Row(const Matrix<void>& all, uint8_t* all_scales, int64_t all_places, int64_t row) {
         plane = static_cast<uint8_t*>(all.data) + row * all.stride * (FP8 ? 1 : sizeof(bf16));
-        scales = all_scales + row * all.stride;
+        scales = all_scales + row;
+        places = all_places;
     }
-    __device__ __forceinline__ void put(int channel, const float (&x)[8]) const {
-        if constexpr (FP8) store_block(x, static_cast<uint8_t*>(plane) + channel, scales + channel / SCALE_BLOCK);
-        else store(static_cast<bf16*>(plane) + channel, x);
+    __device__ __forceinline__ void put(int channel, const float (&x)[8], float most) const {
+        if constexpr (FP8) {
+            uint8_t* scale = scales + channel / SCALE_BLOCK * places;
+            store_eight(x, scale_exponent(most), static_cast<uint8_t*>(plane) + channel, scale);
+        } else {
+            store(static_cast<bf16*>(plane) + channel, x);
+        }
+    }
+    // The largest that `lanes` lanes side by side have.
+    static __device__ __forceinline__ float most_of(const float (&x)[8], int lanes) {
+        return FP8 ? largest_of(largest(x), lanes) : 0.f;
     }
 };
 
@@ -63,15 +78,20 @@ __device__ __forceinline__ void append_rows(const Append& p) {
     let_next_kernel_start();
     const int token = blockIdx.x, half = p.width / 2, steps = half / 8;
     const int64_t row = p.rows[token], angle = p.rotates ? int64_t(p.positions[token]) * half : 0;
-    const Row<FP8> key(p.keys, p.key_scales, row), value(p.values, p.value_scales, row);
-    const int queries = p.rotates ? p.heads * steps : 0;
-    const int keys = p.raw_keys ? p.kv_heads * p.width / 8 : p.kv_heads * steps;
-    const int all = queries + keys + p.value_width / 8, step = gridDim.y * blockDim.x;
-    const int rotated = p.raw_keys ? queries : queries + keys;
+    const Row<FP8> key(p.keys, p.key_scales, p.places, row), value(p.values, p.value_scales, p.places, row);
+    // Values before keys: wider groups of lanes first, so that all are of one warp.
+    const int queries = p.rotates ? p.heads * steps : 0, first_key = queries + p.value_width / 8;
+    const int all = first_key + (p.raw_keys ? p.kv_heads * p.width / 8 : p.kv_heads * steps);
+    const int step = gridDim.y * blockDim.x;
+    const bool whole_keys = p.key_sharing > SCALE_BLOCK;
     int i = blockIdx.y * blockDim.x + threadIdx.x;
     Angles angles;
-    // Of queries and keys alike: both have a whole number of heads.
-    if (i < rotated) angles.read(p, angle + i % steps * 8);
+    // Of an item that is rotated; both kinds have a whole number of heads.
+    const auto read_angles = [&] {
+        const int j = i < queries ? i : i - first_key;
+        if (i < queries || (!p.raw_keys && j >= 0 && i < all)) angles.read(p, angle + j % steps * 8);
+    };
+    read_angles();
     wait_for_previous_kernel();
     while (i < all) {
         float a[8], b[8];
@@ -80,24 +100,25 @@ __device__ __forceinline__ void append_rows(const Append& p) {
             angles.rotate(at, half, a, b);
             store(at, a);
             store(at + half, b);
-        } else if (i < queries + keys) {
-            const int j = i - queries;
-            if (p.raw_keys) {
-                load(p.k.row(token) + j * 8, a);
-                key.put(j * 8, a);
-            } else {
-                const int at = j / steps * p.width + j % steps * 8;
-                angles.rotate(p.k.row(token) + at, half, a, b);
-                key.put(at, a);
-                key.put(at + half, b);
-            }
-        } else {
-            const int c = (i - queries - keys) * 8;
+        } else if (i < first_key) {
+            const int c = (i - queries) * 8;
             load(p.v.row(token) + c, a);
-            value.put(c, a);
+            value.put(c, a, Row<FP8>::most_of(a, p.value_sharing / 8));
+        } else if (p.raw_keys) {
+            const int c = (i - first_key) * 8;
+            load(p.k.row(token) + c, a);
+            key.put(c, a, Row<FP8>::most_of(a, p.key_sharing / 8));
+        } else {
+            const int j = i - first_key, at = j / steps * p.width + j % steps * 8;
+            angles.rotate(p.k.row(token) + at, half, a, b);
+            float most_a = Row<FP8>::most_of(a, whole_keys ? steps : 8);
+            float most_b = Row<FP8>::most_of(b, whole_keys ? steps : 8);
+            if (whole_keys) most_a = most_b = fmaxf(most_a, most_b);
+            key.put(at, a, most_a);
+            key.put(at + half, b, most_b);
         }
         i += step;
-        if (i < rotated) angles.read(p, angle + i % steps * 8);
+        read_angles();
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Places<'a> {
     pub rope: Option<&'a RopeTable>,
     /// Whether keys are cached as they are.
     pub raw_keys: bool,
-    /// Of the rows of a cache in 8 bits: see [`fp8::Rows`].
+    /// Of a cache in 8 bits: see [`fp8::Rows`].
     pub scales: Option<&'a Tensor>,
 }
 
@@ -36,7 +36,7 @@ pub struct Places<'a> {
 /// specified.
 ///
 /// # Shapes
-/// `q` tokens x (m heads of d), `k` tokens x (g heads of d), adjacent heads; `v` [tokens, e]; `keys` [places, g * d], `values`
+/// `q` tokens x (m heads of d), `k` tokens x (g heads of d), adjacent heads; `v` [tokens, e], of g heads; `keys` [places, g * d], `values`
 /// [places, e].
 ///
 /// # Panics
@@ -76,19 +76,29 @@ fn parts(
             rotate(k);
         }
     }
-    write(k.tensor, places.rows, keys, places.scales);
+    put(k.tensor, places.rows, keys, places.scales, fp8::sharing(k.width));
     if let Some((v, plane)) = values {
-        write(v, places.rows, plane, places.scales);
+        put(v, places.rows, plane, places.scales, fp8::sharing(value_width(v, k.count)));
     }
 }
 
-/// New rows of a plane of a cache, in 8 bits where it has `scales`.
+/// Channels of a head of `v`, which has as many heads as the keys.
+fn value_width(v: &Tensor, kv_heads: usize) -> usize {
+    v.cols() / kv_heads.max(1)
+}
+
+/// New rows of a plane of a cache, which is one head; in 8 bits where it has `scales`.
 ///
 /// # Panics
 /// As [`scatter::rows`] and [`fp8::store`].
 pub fn write(x: &Tensor, at: &Indices, plane: &mut Tensor, scales: Option<&Tensor>) {
+    put(x, at, plane, scales, fp8::sharing(x.cols()));
+}
+
+/// As [`write`], with one scale for `sharing` columns.
+fn put(x: &Tensor, at: &Indices, plane: &mut Tensor, scales: Option<&Tensor>, sharing: usize) {
     match scales {
-        Some(scales) => fp8::store(x, at, fp8::Rows { values: plane, scales }),
+        Some(scales) => fp8::store(x, at, fp8::Rows { values: plane, scales }, sharing),
         None => scatter::rows(x, at, plane),
     }
 }

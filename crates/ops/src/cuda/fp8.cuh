@@ -8,12 +8,14 @@
 
 constexpr int SCALE_BLOCK = 64, LEAST_EXPONENT = -24, MOST_EXPONENT = 7;
 
-// The exponent of the scale of a block whose largest absolute value is `most`: the least that makes it fit 448 = 1.75 * 2^8.
-__device__ __forceinline__ int scale_exponent(float most) {
+// The least exponent of a power of two by which `most`, not negative, has to be divided to fit 448 = 1.75 * 2^8.
+__device__ __forceinline__ int fitting_exponent(float most) {
     const uint32_t bits = __float_as_uint(most);
-    const int exponent = static_cast<int>(bits >> 23) - 127 - 8 + ((bits & 0x7fffffu) > 0x600000u ? 1 : 0);
-    return min(max(exponent, LEAST_EXPONENT), MOST_EXPONENT);
+    return static_cast<int>(bits >> 23) - 127 - 8 + ((bits & 0x7fffffu) > 0x600000u ? 1 : 0);
 }
+
+// The exponent of the scale of a block whose largest absolute value is `most`.
+__device__ __forceinline__ int scale_exponent(float most) { return min(max(fitting_exponent(most), LEAST_EXPONENT), MOST_EXPONENT); }
 
 __device__ __forceinline__ float power_of_two(int exponent) { return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23); }
 
@@ -38,17 +40,26 @@ __device__ __forceinline__ __half2 from_e4m3(uint32_t pair) {
     return __half2(raw);
 }
 
-// Eight lanes side by side have a block's 64 elements, 8 each: stores them and, by the first lane, their scale.
-__device__ __forceinline__ void store_block(const float (&x)[8], uint8_t* values, uint8_t* scale) {
-    uint32_t lane;
-    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
-    const uint32_t group = 0xffu << (lane & 24);
+__device__ __forceinline__ float largest(const float (&x)[8]) {
     float most = 0.f;
 #pragma unroll
     for (int i = 0; i < 8; i++) most = fmaxf(most, fabsf(x[i]));
-#pragma unroll
-    for (int step = 1; step < 8; step *= 2) most = fmaxf(most, __shfl_xor_sync(group, most, step));
-    const int exponent = scale_exponent(most);
+    return most;
+}
+
+// The largest that any of `lanes` lanes side by side has, a power of two of them.
+__device__ __forceinline__ float largest_of(float most, int lanes) {
+    uint32_t lane;
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+    const uint32_t group = ~0u >> (32 - lanes) << (lane & (32 - lanes));
+    for (int step = 1; step < lanes; step *= 2) most = fmaxf(most, __shfl_xor_sync(group, most, step));
+    return most;
+}
+
+// 8 elements of a block, and, by the first of the eight lanes side by side that have it, the exponent of its scale.
+__device__ __forceinline__ void store_eight(const float (&x)[8], int exponent, uint8_t* values, uint8_t* scale) {
+    uint32_t lane;
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
     const float inverse = power_of_two(-exponent);
     float scaled[8];
 #pragma unroll

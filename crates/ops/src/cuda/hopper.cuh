@@ -74,6 +74,29 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// The same, and whether any of them says so.
+__device__ __forceinline__ bool named_barrier_any(int id, int threads, bool says) {
+    uint32_t any;
+    asm volatile(
+        "{\n"
+        ".reg .pred mine, all;\n"
+        "setp.ne.u32 mine, %1, 0;\n"
+        "bar.red.or.pred all, %2, %3, mine;\n"
+        "selp.u32 %0, 1, 0, all;\n"
+        "}\n"
+        : "=r"(any)
+        : "r"(static_cast<uint32_t>(says)), "r"(id), "r"(threads)
+        : "memory");
+    return any;
+}
+
+// Four 8 x 8 of 16 bits, of each a lane has two neighbours, to rows of 16 bytes: lane l says where row l % 8 of number l / 8 goes.
+__device__ __forceinline__ void stmatrix(uint32_t address, const uint32_t (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                 ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+
 // --- The copy engine ------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
@@ -108,6 +131,14 @@ __device__ __forceinline__ void copy_box(
         "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
         " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
         "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
+        : "memory");
+}
+
+// Bytes as they lie, a multiple of 16 from a multiple of 16 on.
+__device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
         : "memory");
 }
 

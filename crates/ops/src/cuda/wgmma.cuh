@@ -110,6 +110,22 @@ __device__ __forceinline__ void wgmma(float (&d)[COUNT], const uint32_t (&a)[4],
     else if constexpr (COUNT == 128) FROM_REGISTERS("n256", "bf16", R128, "%128, %129, %130, %131", "%132", "%133", "%134", D16(0), D16(16), D16(32), D16(48), D16(64), D16(80), D16(96), D16(112));
 }
 
+// Of e4m3, whose 64 x 32 are a product's: a in registers, b described with rows as the matrix's.
+__device__ __forceinline__ void wgmma_e4m3(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" R32
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1;\n}\n"
+                 : D16(0), D16(16)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
+// Added to d; both described.
+__device__ __forceinline__ void wgmma_e4m3(float (&d)[32], uint64_t a, uint64_t b) {
+    asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\nwgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" R32
+                 "}, %32, %33, p, 1, 1;\n}\n"
+                 : D16(0), D16(16)
+                 : "l"(a), "l"(b));
+}
+
 // The same for accumulators by eight columns.
 template <int TRANSPOSE_A, int TRANSPOSE_B, int N>
 __device__ __forceinline__ void wgmma(float (&d)[N][4], uint64_t a, uint64_t b, int add) {

@@ -1,9 +1,12 @@
-//! Rows of a cache in 8 bits: elements of e4m3, and behind them a scale for every [`SCALE_BLOCK`] columns.
+//! Rows of a cache in 8 bits: elements of e4m3, and a scale for every [`SCALE_BLOCK`] columns.
 //!
-//! A row of [`DType::Fp8`] is laid out as `keyfold_core::row_width` says. Scales are powers of two (e8m0: the exponent plus 127),
+//! Elements of all rows come first, `[places, elements]`, and right behind them scales, `[blocks, places]`. A row has no other
+//! bytes than its elements, so that rows of whole lines share none with their neighbours; scales of neighbouring rows lie side by
+//! side, so that those of a page are one piece. Scales are powers of two (e8m0: the exponent plus 127),
 //! the smallest by which the largest value of the block fits e4m3: they cost no precision, so that each element keeps four
 //! significant bits however large its neighbours in other blocks, other rows, are. Exponents are limited to what f16 holds, which
-//! is what kernels compute with.
+//! is what kernels compute with. Blocks may share the scale of the largest of them: e4m3 has 15 exponents of its own, so that only
+//! what is below 2^-15 of that has fewer bits. Heads of usual widths do: see [`sharing`].
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -18,12 +21,18 @@ use keyfold_tensor::Tensor;
 /// Least and largest exponent of a scale.
 pub(crate) const EXPONENTS: [i32; 2] = [-24, 7];
 
-/// Some columns of the rows of a cache, and the scales of those rows.
+/// Columns that have one scale, of heads of `width` columns: all of a head of 128 or 256, which then is scaled as a whole where it
+/// is read; of other heads every block has its own.
+pub fn sharing(width: usize) -> usize {
+    if matches!(width, 128 | 256) { width } else { SCALE_BLOCK }
+}
+
+/// Some columns of the rows of a cache, and the scales of the whole rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    /// A row per token.
+    /// A row per token: `[places, cols]`.
     pub values: &'a Tensor,
-    /// Of the same rows: all columns behind the elements.
+    /// What is behind the elements of all these rows: `[blocks, places]`.
     pub scales: &'a Tensor,
 }
 
@@ -34,19 +43,28 @@ impl<'a> Rows<'a> {
     /// When the two are not of the same rows, or the columns do not begin a block.
     pub(crate) fn block(&self) -> usize {
         let Self { values, scales } = self;
+        let elements = values.stride();
+        let first = scales.address().wrapping_sub((values.rows() * elements) as u64);
+        let column = values.address().wrapping_sub(first) as usize;
         assert!(
             (values.dtype(), scales.dtype()) == (DType::Fp8, DType::Fp8)
-                && (values.rows(), values.stride()) == (scales.rows(), scales.stride())
-                && values.address() < scales.address(),
+                && (values.rows(), elements.div_ceil(SCALE_BLOCK)) == (scales.cols(), scales.rows())
+                && scales.is_contiguous()
+                && column <= elements
+                && values.cols() <= elements - column,
             "fp8: values and scales of different rows"
         );
-        let apart = (scales.address() - values.address()) as usize;
-        let column = (values.stride() - scales.cols()).wrapping_sub(apart);
         assert!(
-            column.is_multiple_of(SCALE_BLOCK) && column + values.cols() <= values.stride() - scales.cols(),
+            column.is_multiple_of(SCALE_BLOCK),
             "fp8: columns from {column} on, a multiple of {SCALE_BLOCK} was expected"
         );
         column / SCALE_BLOCK
+    }
+
+    /// Address of the scales of block `block`, one for each place.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn scales_from(&self, block: usize) -> u64 {
+        self.scales.address() + (block * self.scales.cols()) as u64
     }
 
     /// The values of row `at`.
@@ -54,25 +72,53 @@ impl<'a> Rows<'a> {
         reference::row(self, at, self.block())
     }
 
-    /// The rows of all columns and those of their scales, of a cache whose rows have `elements` elements.
-    pub fn split(rows: &Tensor, elements: usize) -> [Tensor; 2] {
-        [rows.columns(0, elements), rows.columns(elements, rows.cols() - elements)]
+    /// The rows of all columns and their scales, of a cache whose rows have `elements` elements.
+    ///
+    /// # Shapes
+    /// `memory` `[places, row_width]`: see `keyfold_core::row_width`.
+    ///
+    /// # Panics
+    /// When `memory` has gaps or is too small.
+    pub fn split(memory: &Tensor, elements: usize) -> [Tensor; 2] {
+        let (places, blocks) = (memory.rows(), elements.div_ceil(SCALE_BLOCK));
+        let all = memory.reshape(1, memory.len());
+        let part = |start, rows: usize, cols: usize| all.columns(start, rows * cols).reshape(rows, cols);
+        [part(0, places, elements), part(places * elements, blocks, places)]
     }
 }
 
-/// Rows into 8 bits: `out[at[r]] = x[r]`. Blocks that `x` ends in the middle of are scaled by what it has of them.
+/// The rows of a cache's `memory` of any element type, which have `elements` elements, and the scales of one in 8 bits.
+///
+/// # Panics
+/// As [`Rows::split`].
+pub fn rows_of(memory: &Tensor, elements: usize) -> (Tensor, Option<Tensor>) {
+    match memory.dtype() {
+        DType::Fp8 => {
+            let [rows, scales] = Rows::split(memory, elements);
+            (rows, Some(scales))
+        }
+        DType::F32 | DType::Bf16 => (memory.clone(), None),
+    }
+}
+
+/// Rows into 8 bits: `out[at[r]] = x[r]`; `sharing` columns each have one scale, a byte in each of their blocks. Where `x` ends within these, they are scaled by
+/// what it has of them.
 ///
 /// # Shapes
-/// `x` `[rows, cols]` f32 or bf16, `at` `[rows]` below `places`, `out` `[places, cols]`.
+/// `x` `[rows, cols]` f32 or bf16, `at` `[rows]` below `places`, `out` `[places, cols]`; `sharing` a multiple of [`SCALE_BLOCK`].
 ///
 /// # Panics
 /// When the shapes do not fit, a place is not in `out`, or the columns of `out` do not begin a block.
-pub fn store(x: &Tensor, at: &Indices, out: Rows<'_>) {
+pub fn store(x: &Tensor, at: &Indices, out: Rows<'_>, sharing: usize) {
     let (places, cols) = (out.values.rows(), out.values.cols());
     assert_eq!((x.rows(), x.cols()), (at.len(), cols), "fp8: rows to store, and their columns");
+    assert!(
+        sharing > 0 && sharing.is_multiple_of(SCALE_BLOCK),
+        "fp8: {sharing} columns of one scale, a multiple of {SCALE_BLOCK} was expected"
+    );
     assert!(at.values().iter().all(|at| (*at as usize) < places), "fp8: a place is not below {places}");
     let block = out.block();
-    by_device!(x, reference::store(x, at, out, block), cuda::store(x, at, out, block));
+    by_device!(x, reference::store(x, at, out, block, sharing), cuda::store(x, at, out, block, sharing));
 }
 
 /// Rows out of 8 bits: `out[r] = rows[at[r]]`.

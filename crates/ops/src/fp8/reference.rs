@@ -13,11 +13,11 @@ fn exponent(most: f32) -> i32 {
 }
 
 /// See [`super::store`].
-pub(super) fn store(x: &Tensor, at: &Indices, out: Rows<'_>, block: usize) {
+pub(super) fn store(x: &Tensor, at: &Indices, out: Rows<'_>, block: usize, sharing: usize) {
     for (row, at) in x.to_vec().chunks(x.cols().max(1)).zip(at.values()) {
-        let blocks = row.chunks(SCALE_BLOCK);
-        let exponents: Vec<i32> =
-            blocks.map(|block| exponent(block.iter().fold(0.0, |most, x| x.abs().max(most)))).collect();
+        let of = |columns: &[f32]| exponent(columns.iter().fold(0.0, |most, x| x.abs().max(most)));
+        let same = |columns: &[f32]| vec![of(columns); columns.len().div_ceil(SCALE_BLOCK)];
+        let exponents: Vec<i32> = row.chunks(sharing).flat_map(same).collect();
         let values = row.iter().enumerate();
         let values = values
             .map(|(i, x)| e4m3::from_f32(x * 2f32.powi(-exponents[i / SCALE_BLOCK])))
@@ -25,7 +25,7 @@ pub(super) fn store(x: &Tensor, at: &Indices, out: Rows<'_>, block: usize) {
         let at = *at as usize;
         out.values.row_range(at, 1).write_bytes(&values);
         let scales: Vec<u8> = exponents.iter().map(|exponent| (exponent + 127) as u8).collect();
-        out.scales.row_range(at, 1).columns(block, scales.len()).write_bytes(&scales);
+        out.scales.row_range(block, scales.len()).columns(at, 1).write_bytes(&scales);
     }
 }
 
@@ -38,9 +38,9 @@ pub(super) fn load(rows: Rows<'_>, at: &Indices, out: &mut Tensor, block: usize)
 /// The values of row `at`, whose columns begin with `block`.
 pub(super) fn row(rows: Rows<'_>, at: usize, block: usize) -> Vec<f32> {
     let [least, largest] = EXPONENTS;
-    let scales = rows.scales.row_range(at, 1).to_bytes();
+    let blocks = rows.values.cols().div_ceil(SCALE_BLOCK);
+    let scales = rows.scales.row_range(block, blocks).columns(at, 1).to_bytes();
     let values = rows.values.row_range(at, 1).to_vec();
-    let scale =
-        |i: usize| 2f32.powi((i32::from(scales[block + i / SCALE_BLOCK]) - 127).clamp(least, largest));
+    let scale = |i: usize| 2f32.powi((i32::from(scales[i / SCALE_BLOCK]) - 127).clamp(least, largest));
     values.iter().enumerate().map(|(i, x)| x * scale(i)).collect()
 }

@@ -12,13 +12,15 @@ fn bytes(tensor: &Tensor) -> Vec<f32> {
 
 pub(super) fn rows(twins: &mut Twins<'_>) {
     for dtype in [DType::F32, DType::Bf16] {
-        // Rows, places, elements, first column, columns.
-        for (rows, places, elements, first, cols) in [
-            (0, 1, 64, 0, 64),
-            (1, 1, 64, 0, 64),
-            (63, 100, 576, 512, 64),
-            (130, 4097, 512, 128, 256),
-            (7, 9, 200, 192, 8),
+        // Rows, places, elements, first column, columns, those of a scale.
+        for (rows, places, elements, first, cols, sharing) in [
+            (0, 1, 64, 0, 64, 64),
+            (1, 1, 64, 0, 64, 64),
+            (63, 100, 576, 512, 64, 64),
+            (130, 4097, 512, 128, 256, 64),
+            (130, 4097, 512, 128, 256, 256),
+            (130, 4097, 512, 64, 384, 192),
+            (7, 9, 200, 192, 8, 128),
         ] {
             let at: Vec<u32> = (0..rows as u32).map(|row| row * 61 % places as u32).collect();
             let [host_at, device_at] = twins.indices(&at);
@@ -38,10 +40,10 @@ pub(super) fn rows(twins: &mut Twins<'_>) {
                 let [values, scales] = fp8::Rows::split(cache, elements);
                 let values = values.columns(first, cols);
                 let rows = fp8::Rows { values: &values, scales: &scales };
-                fp8::store(x, at, rows);
+                fp8::store(x, at, rows, sharing);
                 fp8::load(rows, at, back);
             }
-            let what = format!("{rows} of {places} x {cols} of {elements}, {dtype}");
+            let what = format!("{rows} of {places} x {cols} of {elements}, {sharing} a scale, {dtype}");
             twins.compare_values(format!("stored, {what}"), &bytes(&device), &bytes(&host), 0.0);
             twins.compare(format!("loaded, {what}"), &back, 0.0);
         }
@@ -49,11 +51,15 @@ pub(super) fn rows(twins: &mut Twins<'_>) {
 }
 
 pub(super) fn append(twins: &mut Twins<'_>) {
-    // Tokens, heads, kv heads, width, width of values, or none. The third is what is done op by op.
+    // Tokens, heads, kv heads, width, width of values, or none. The third is what is done op by op, and the fourth, whose
+    // queries end within sixteen lanes.
     for (tokens, heads, kv_heads, width_of_head, values) in [
         (1, 32, 1, 256, Some(256)),
         (33, 16, 4, 128, Some(512)),
         (130, 9, 3, 64, Some(192)),
+        (5, 9, 1, 128, Some(128)),
+        (9, 4, 2, 128, Some(512)),
+        (17, 6, 2, 384, Some(384)),
         (65, 32, 1, 256, None),
     ] {
         for (rotates, raw_keys) in [(false, false), (true, false), (true, true)] {

@@ -17,6 +17,7 @@ use keyfold_tensor::{Arena, Tensor};
 const LIMIT: f64 = 5e-3;
 const LONG: [u32; 5] = [1, 63, 0, 65, 4097];
 const SHORT: [u32; 4] = [4, 63, 65, 130];
+const MANY: [u32; 67] = [600; 67];
 
 /// heads, kv heads, width, value width.
 type Sizes = [usize; 4];
@@ -67,6 +68,14 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     }
     // More sequences than multiprocessors, and tasks of several kv heads among few shares.
     check(twins, shape([16, 1, 64, 64], 64, 1), &[200; 300]);
+    // So many that a CTA goes through several tiles of one.
+    for sizes in [[2, 1, 256, 256], [2, 1, 128, 128]] {
+        for form in [|shape| shape, shared, rotated] {
+            check(twins, form(shape(sizes, 64, 1)), &MANY);
+            check(twins, eight_bits(form(shape(sizes, 32, 1))), &MANY);
+        }
+        check(twins, eight_bits(windowed(300, shape(sizes, 16, 2))), &MANY);
+    }
     check(twins, shape([32, 8, 128, 128], 64, 1), &LONG);
     check(twins, shape([32, 8, 128, 128], 16, 4), &SHORT);
     check(twins, shared(shape([16, 1, 128, 128], 64, 1)), &LONG);
@@ -136,25 +145,32 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     check(twins, Shape { factors: Some(2), ..shape([8, 1, 64, 64], 64, 1) }, &[300; 300]);
 }
 
-/// The rows `filled` of `values` in 8 bits among rows of NaN, on both devices.
+/// The rows `filled` of `values` in 8 bits among rows of NaN, on both devices; of side by side `planes` the columns, and of a head
+/// of theirs.
 fn eight_bit_cache(
     twins: &mut Twins<'_>,
     places: usize,
-    cols: usize,
+    planes: [[usize; 2]; 2],
     filled: &[u32],
     values: &[f32],
 ) -> [Tensor; 2] {
+    let [[keys, _], [others, _]] = planes;
+    let cols = keys + others;
     let [host, mut device] = twins.bytes(places, row_width(cols, DType::Fp8), 0xFF);
-    // Neighbouring rows, and neighbouring blocks of a row, have different scales.
+    // Neighbouring rows, and neighbouring blocks of a row, are of different sizes.
     let sized = |row: u32| {
-        let size = move |i: usize| 0.5f32.powi(((row as usize * 7 + i / SCALE_BLOCK) % 5) as i32);
-        values[row as usize * cols..][..cols].iter().enumerate().map(move |(i, x)| x * size(i))
+        let of =
+            move |(i, x): (usize, &f32)| x * 0.5f32.powi(((row as usize * 7 + i / SCALE_BLOCK) % 5) as i32);
+        values[row as usize * cols..][..cols].iter().enumerate().map(of)
     };
     let rows: Vec<f32> = filled.iter().flat_map(|row| sized(*row)).collect();
     let rows = twins.of(filled.len(), cols, DType::F32, Gaps::None, &rows);
     let [at, _] = twins.indices(filled);
     let [elements, scales] = fp8::Rows::split(&host, cols);
-    fp8::store(&rows.host, &at, fp8::Rows { values: &elements, scales: &scales });
+    for (first, [cols, width]) in [0, keys].into_iter().zip(planes).filter(|(_, [cols, _])| *cols > 0) {
+        let [from, to] = [&rows.host, &elements].map(|rows| rows.columns(first, cols));
+        fp8::store(&from, &at, fp8::Rows { values: &to, scales: &scales }, fp8::sharing(width));
+    }
     device.write_bytes(&host.to_bytes());
     [host, device]
 }
@@ -220,7 +236,10 @@ fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool
             let cache = twins.of(pages * page, cols, DType::Bf16, Gaps::Aligned, &values);
             [cache.host, cache.device]
         }
-        true => eight_bit_cache(twins, pages * page, cols, &filled_rows, &values),
+        true => {
+            let planes = [[k_cols, width], [v_cols, value_width]];
+            eight_bit_cache(twins, pages * page, planes, &filled_rows, &values)
+        }
     };
     let rows = lengths.len() * tokens;
     let q = twins.random(rows, heads * width, DType::Bf16, Gaps::None);
@@ -233,11 +252,11 @@ fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool
     for dtype in [DType::Bf16, DType::F32] {
         let mut out = twins.empty(rows, heads * value_width, dtype, Gaps::None);
         let mut lse = twins.empty(rows, heads, DType::F32, Gaps::None);
-        let run = |rows: &Tensor, q: &Tensor, alibi: Option<&Tensor>, out: &mut Tensor, lse: &mut Tensor| {
+        let run = |cache: &Tensor, q: &Tensor, alibi: Option<&Tensor>, out: &mut Tensor, lse: &mut Tensor| {
+            let (rows, scales) = fp8::rows_of(cache, cols);
             let k = rows.columns(0, k_cols);
             let v = (!shared).then(|| rows.columns(k_cols, v_cols));
             let a = [0, 1].map(|at| rows.columns(k_cols + v_cols + at * rank * step, rank * step));
-            let scales = fp8.then(|| rows.columns(cols, rows.cols() - cols));
             let factor = |tensor| Heads { tensor, count, width: heads, stride: step };
             let head = |tensor, width| Heads { tensor, count, width, stride: width };
             let cache = Cache {

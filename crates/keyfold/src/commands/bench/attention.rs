@@ -11,6 +11,7 @@ use keyfold_ops::{
         self, Cached, Heads, Paged, Plans, Sequence, cached,
         paged::{Batch, Cache, MAX_TOKENS, Shape, attend},
     },
+    fp8,
     rope::RopeTable,
 };
 use keyfold_tensor::{Device, Tensor};
@@ -173,8 +174,8 @@ impl Bench {
         let stored = if fp8 { DType::Fp8 } else { DType::Bf16 };
         let row_bytes = row_width(cols, stored) * stored.bytes();
         let sets = (ROTATED_BYTES / (slots * row_bytes)).clamp(1, 32) + 1;
-        let caches: Vec<Tensor> =
-            (0..sets).map(|_| self.cache(slots, cols, fp8.then_some(row_bytes))).collect();
+        let sharing = fp8.then(|| fp8::sharing(width));
+        let caches: Vec<_> = (0..sets).map(|_| self.cache(slots, cols, sharing)).collect();
         let q = self.0.random(batch * tokens, heads * width);
         let mut out = self.0.arena().tensor(q.rows(), heads * value_width, DType::Bf16);
         let mut lse = self.0.arena().tensor(q.rows(), heads, DType::F32);
@@ -187,25 +188,25 @@ impl Bench {
         let scale = (width as f32).powf(-0.5);
         // Keys, values and scales of the call's cache.
         let planes = |call: usize| {
-            let cache = &caches[call % caches.len()];
-            let k = cache.columns(0, k_cols);
+            let (rows, scales) = &caches[call % caches.len()];
+            let k = rows.columns(0, k_cols);
             let v = match shared {
                 true => k.columns(0, count * value_width),
-                false => cache.columns(k_cols, v_cols),
+                false => rows.columns(k_cols, v_cols),
             };
-            (k, v, fp8.then(|| cache.columns(cols, row_bytes - cols)))
+            (k, v, scales.as_ref())
         };
         let times = if tokens <= MAX_TOKENS {
             let work = Batch::new(self.0.arena(), shape, &vec![context as u32; batch], &tables);
             self.0.time(|call| {
                 let (k, v, scales) = planes(call);
-                let cache = &caches[call % caches.len()];
-                let a = [0, 1].map(|at| cache.columns(k_cols + v_cols + at * rank * step, rank * step));
+                let (rows, _) = &caches[call % caches.len()];
+                let a = [0, 1].map(|at| rows.columns(k_cols + v_cols + at * rank * step, rank * step));
                 let factor = |tensor| Heads { tensor, count, width: heads, stride: step };
                 let cache = Cache {
                     k: heads_of(&k, count, width),
                     v: (!shared).then(|| heads_of(&v, count, value_width)),
-                    scales: scales.as_ref(),
+                    scales,
                     scale,
                     rotate: table.as_ref(),
                     factors: factors.map(|_| a.each_ref().map(factor)),
@@ -223,7 +224,7 @@ impl Bench {
                     k: heads_of(&k, kv_heads, width),
                     v: heads_of(&v, kv_heads, value_width),
                     paged: Paged { page_size: page, sequences: &sequences, plans: &plans },
-                    scales: scales.as_ref(),
+                    scales,
                     scale,
                     alibi: None,
                     window,
@@ -257,12 +258,12 @@ impl Bench {
         }
     }
 
-    /// Random rows; in 8 bits if they have bytes.
-    fn cache(&self, slots: usize, cols: usize, row_bytes: Option<usize>) -> Tensor {
-        let Some(row_bytes) = row_bytes else { return self.0.random(slots, cols) };
-        let cache = self.0.arena().tensor(slots, row_bytes, DType::Fp8);
-        self.0.fill_rows(&cache, cols);
-        cache
+    /// Random rows; in 8 bits if `sharing` columns have one scale, and these scales.
+    fn cache(&self, slots: usize, cols: usize, sharing: Option<usize>) -> (Tensor, Option<Tensor>) {
+        let Some(sharing) = sharing else { return (self.0.random(slots, cols), None) };
+        let memory = self.0.arena().tensor(slots, row_width(cols, DType::Fp8), DType::Fp8);
+        self.0.fill_rows(&memory, cols, sharing);
+        fp8::rows_of(&memory, cols)
     }
 }
 
@@ -279,7 +280,11 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
         anyhow::ensure!(batch > 0 && context >= args.tokens, "--batch, --context: too few for a step");
         batch.checked_mul(context).filter(|keys| *keys < 1 << 28).context("--batch, --context: too many")?;
     }
-    anyhow::ensure!(args.seconds > 0.0 && args.seconds <= 60.0, "--seconds {}: up to 60 were expected", args.seconds);
+    anyhow::ensure!(
+        args.seconds > 0.0 && args.seconds <= 60.0,
+        "--seconds {}: up to 60 were expected",
+        args.seconds
+    );
     let bench = Bench(Ceilings::new(device, args.seconds)?);
     let mut cases = Vec::new();
     for variant in Variant::ALL.into_iter().filter(|variant| args.variant.is_none_or(|only| only == *variant))

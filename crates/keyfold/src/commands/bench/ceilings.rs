@@ -76,15 +76,17 @@ impl Ceilings {
         }
     }
 
-    /// Fills the rows of a cache of 8 bits, which have `elements` elements, with random values.
-    pub(super) fn fill_rows(&self, rows: &Tensor, elements: usize) {
+    /// Fills the rows of a cache of 8 bits, which have `elements` elements, with random values; `sharing` columns each have one
+    /// scale.
+    pub(super) fn fill_rows(&self, memory: &Tensor, elements: usize, sharing: usize) {
         const TOGETHER: usize = 1 << 14;
-        let drawn = self.random(TOGETHER.min(rows.rows()), elements);
-        let [values, scales] = fp8::Rows::split(rows, elements);
-        for first in (0..rows.rows()).step_by(TOGETHER) {
-            let at: Vec<u32> = (first as u32..(first + TOGETHER).min(rows.rows()) as u32).collect();
+        let drawn = self.random(TOGETHER.min(memory.rows()), elements);
+        let [values, scales] = fp8::Rows::split(memory, elements);
+        let rows = fp8::Rows { values: &values, scales: &scales };
+        for first in (0..memory.rows()).step_by(TOGETHER) {
+            let at: Vec<u32> = (first as u32..(first + TOGETHER).min(memory.rows()) as u32).collect();
             let at = Indices::new(&self.arena, at);
-            fp8::store(&drawn.row_range(0, at.len()), &at, fp8::Rows { values: &values, scales: &scales });
+            fp8::store(&drawn.row_range(0, at.len()), &at, rows, sharing);
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{commands::storage::StorageArgs, model_dir::ModelDir};
 use anyhow::Context;
-use keyfold_core::DType;
+use keyfold_core::{DType, SCALE_BLOCK};
 use keyfold_model::{Chunk, Decoder, ModelConfig, PagedCache, weights::Weights};
 use keyfold_ops::{
     bandwidth,
@@ -226,7 +226,8 @@ impl<'a> Bench<'a> {
             Some((ceilings, _)) if self.args.skip_prompt => {
                 let elements = cache.layout().elements_per_token();
                 cache.layers().for_each(|layer| match kv_dtype {
-                    DType::Fp8 => ceilings.fill_rows(layer, elements),
+                    // One scale a row, which suits heads of all widths.
+                    DType::Fp8 => ceilings.fill_rows(layer, elements, elements.next_multiple_of(SCALE_BLOCK)),
                     _ => ceilings.fill(layer, 1.0),
                 });
             }

@@ -6,9 +6,6 @@
 
 namespace paged {
 
-// Has a value computed here, once: in the loop over tiles the compiler would do it again from parameters.
-__device__ __forceinline__ void keep(int& value) { asm volatile("" : "+r"(value)); }
-
 // A warpgroup: scores, softmax and outputs of a row block (or of some value channels of it).
 template <class S>
 __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const {

@@ -46,16 +46,16 @@ struct Scales {
         if ((tile + 1) * S::KEYS > length - RECENT) wait_for_previous_kernel();
         const int at = tile * S::KEYS + key;
         const int64_t row = (static_cast<int64_t>(next_page) << p.page_shift) + (at & ((1 << p.page_shift) - 1));
-        const uint8_t* of_row = p.scales + (at < length ? row : 0) * p.scale_stride + 2 * sharer;
+        const uint8_t* of_row = p.scales + 2 * sharer * p.scale_stride + (at < length ? row : 0);
 #pragma unroll
         for (int plane = 0; plane < PLANES; plane++) {
-            const uint8_t* of = of_row + first[plane];
+            const uint8_t* of = of_row + first[plane] * p.scale_stride;
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++) {
                 const int block = 2 * (sharer + c * SHARERS), all = plane == 0 ? p.key_blocks : p.value_blocks;
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    next[plane][c][half] = at < length && block + half < all ? of[2 * c * SHARERS + half] : 0;
+                    next[plane][c][half] = at < length && block + half < all ? of[(2 * c * SHARERS + half) * p.scale_stride] : 0;
                 }
             }
         }

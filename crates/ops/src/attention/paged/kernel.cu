@@ -39,6 +39,7 @@
 #include "advance.cuh"
 #include "compute.cuh"
 #include "convert.cuh"
+#include "direct.cuh"
 #include "finish.cuh"
 #include "load.cuh"
 #include "plan.cuh"
@@ -89,7 +90,8 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
     } else {
         set_registers<S, S::COMPUTING>();
         wait_for_previous_kernel();
-        kernel.compute(memory);
+        if constexpr (S::DIRECT) kernel.compute_direct(memory);
+        else kernel.compute(memory);
     }
 }
 
@@ -141,6 +143,10 @@ PAGED_ATTENTION(paged_attention_256_fp8, 256, 256, 64, false, false, 1, 1, 4)
 PAGED_ATTENTION(paged_attention_256_shared_fp8, 256, 256, 64, true, false, 1, 1, 4)
 PAGED_ATTENTION(paged_attention_256_rotate_fp8, 256, 256, 64, true, true, 1, 1, 2)
 PAGED_ATTENTION(paged_attention_576_shared_fp8, 576, 512, 32, true, false, 1, 2, 4)
+PAGED_ATTENTION(paged_attention_128_direct, 128, 128, 128, false, false, 1, 2, 0, false, true)
+PAGED_ATTENTION(paged_attention_128_shared_direct, 128, 128, 128, true, false, 1, 2, 0, false, true)
+PAGED_ATTENTION(paged_attention_256_direct, 256, 256, 128, false, false, 1, 2, 0, false, true)
+PAGED_ATTENTION(paged_attention_256_shared_direct, 256, 256, 128, true, false, 1, 2, 0, false, true)
 PAGED_FACTORS(paged_attention_64_factors, 64, 64, 128, false, false, 1, 1, 0, true)
 PAGED_FACTORS(paged_attention_128_factors, 128, 128, 64, false, false, 1, 1, 0, true)
 PAGED_FACTORS(paged_attention_64_factors_rows, 64, 64, 64, false, false, 2, 1, 0, true)

@@ -12,7 +12,6 @@ template <class S>
 __device__ __forceinline__ void Kernel<S>::load_tiles(
     const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* k_factors, const CUtensorMap* v_factors
 ) const {
-    constexpr int ELEMENTS = S::FP8 ? ROW_BYTES : COLUMN;
     const int lane = threadIdx.x % 32;
     const int page_rows = 1 << p.page_shift, tile_keys = this->tile_keys();
     const int rows = page_rows < tile_keys ? page_rows : tile_keys;
@@ -56,14 +55,21 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
             const int page = __shfl_sync(~0u, batch, number % 32 + part);
             const int first = (tile * tile_keys + part * rows) & (page_rows - 1);
             if ((tile + 1) * tile_keys > length - RECENT) wait();
-            auto load = [&](const CUtensorMap* map, int columns, const CUtensorMap* factors) {
+            auto load = [&](const CUtensorMap* map, int columns, const CUtensorMap* factors, int scale_block) {
                 const uint32_t free = S::FP8 ? raw_empty(ring.slot) : empty(ring.slot);
                 const uint32_t there = S::FP8 ? raw_full(ring.slot) : full(ring.slot);
                 const uint32_t slot = S::FP8 ? raw_tile(ring.slot) : this->tile(ring.slot);
                 const uint32_t to = slot + (part * rows << shift()) * ROW_BYTES;
                 barrier_wait(free, ring.parity ^ 1);
-                if (lane == 0) barrier_expect(there, (columns + S::FACTOR_COLUMNS) * S::COLUMN_BYTES);
+                if (lane == 0) barrier_expect(there, (columns + S::FACTOR_COLUMNS) * S::COLUMN_BYTES + S::SCALE_BYTES);
                 __syncwarp();
+                if constexpr (S::DIRECT) {
+                    // Of pages that are none, any: such keys are not seen.
+                    const int64_t row = static_cast<int64_t>(page < p.pages ? page : 0) * page_rows + first;
+                    if (lane < parts) {
+                        copy_bytes(this->scales(ring.slot) + part * rows, p.scales + scale_block * p.scale_stride + row, rows, there);
+                    }
+                }
                 for (int box = lane; box < (columns + S::FACTOR_COLUMNS) * parts; box += 32) {
                     const int column = box / parts;
                     const bool factor = S::FACTORS && column >= columns;
@@ -71,16 +77,18 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
                     const int first_head = factor ? (block + column - columns) % p.head_blocks * 64 : 0;
                     const uint32_t place = to + column * S::COLUMN_BYTES;
                     if constexpr (S::FP8) {
-                        copy_box(place, map, there, column * ELEMENTS, head, first, page);
+                        copy_box(place, map, there, column * S::TILE_COLUMN, head, first, page);
                     } else {
-                        const int channel = factor ? first_head : column * ELEMENTS;
+                        const int channel = factor ? first_head : column * S::TILE_COLUMN;
                         copy_box(place, factor ? factors : map, there, channel, head, first, page, policy);
                     }
                 }
                 ring.advance();
             };
-            load(k_map, S::FP8 ? S::RAW_COLUMNS : S::D_COLUMNS, k_factors);
-            if constexpr (!S::SHARED) load(v_map, S::FP8 ? S::RAW_COLUMNS : S::E_COLUMNS, v_factors);
+            constexpr int KEY_COLUMNS = S::FP8 ? S::RAW_COLUMNS : S::D / S::TILE_COLUMN;
+            constexpr int VALUE_COLUMNS = S::FP8 ? S::RAW_COLUMNS : S::E / S::TILE_COLUMN;
+            load(k_map, KEY_COLUMNS, k_factors, p.first_key_block + head * p.key_step);
+            if constexpr (!S::SHARED) load(v_map, VALUE_COLUMNS, v_factors, p.first_value_block + head * p.value_step);
         }
     }
     wait();

@@ -21,7 +21,7 @@ struct Params {
     // [positions, pairs].
     const float* cosines;
     const float* sines;
-    // Of a cache in 8 bits: those of the first row; bytes from one row's to the next.
+    // Of a cache in 8 bits, [blocks, rows]: those of the first block; from one block's to the next.
     const uint8_t* scales;
     int64_t scale_stride;
     void* out;
@@ -84,9 +84,7 @@ struct Ring {
 constexpr int WARPGROUP = 128;
 constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
 constexpr int SHARED_MEMORY = 227 * 1024;
-// Of barriers, and of what else is small.
-constexpr int BARRIER_BYTES = 2048;
-// Of them, at the end and for each warpgroup: `sums`.
+// At the end of what is kept for barriers and else what is small, for each warpgroup: `sums`.
 constexpr int SUM_BYTES = 64 * sizeof(float2);
 // How far, in powers of two, scores may exceed the maximum they are measured from before it is moved: moving it costs a
 // pass over O, and a factor of 256 costs no precision.
@@ -100,7 +98,7 @@ constexpr int CLUSTER = 16;
 constexpr int RECENT = 8;
 
 template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_, int RAW_ = 0,
-          bool FACTORS_ = false>
+          bool FACTORS_ = false, bool DIRECT_ = false>
 struct Shape {
     // Channels of a key and of a value, keys of a tile (with factors: rows, of which a key has a power of two).
     static constexpr int D = D_, E = E_, KEYS = KEYS_;
@@ -111,6 +109,8 @@ struct Shape {
     // Slots for tiles as they come, where the cache is in 8 bits; then all else computes with f16, which holds these exactly.
     static constexpr int RAW = RAW_;
     static constexpr bool FP8 = RAW > 0;
+    // Whether tiles in 8 bits are multiplied as they come (direct.cuh).
+    static constexpr bool DIRECT = DIRECT_;
     // Threads that make 8 bits f16: the warpgroup that rotates, another like it, or, beside two warpgroups that compute, two warps
     // of those that load.
     static constexpr bool CROWDED = FP8 && GROUPS > 1;
@@ -133,13 +133,19 @@ struct Shape {
     static constexpr int Q_BYTES = D_COLUMNS * 64 * ROW_BYTES;
     // Columns of factors, one a row block.
     static constexpr int FACTOR_COLUMNS = FACTORS ? ROW_GROUPS : 0;
-    static constexpr int SLOT_BYTES = ((D > E ? D : E) + FACTOR_COLUMNS * COLUMN) * KEYS * 2;
+    // Elements of a tile's row of 128 bytes.
+    static constexpr int TILE_COLUMN = DIRECT || FP8 ? ROW_BYTES : COLUMN;
+    static constexpr int SLOT_BYTES = ((D > E ? D : E) + FACTOR_COLUMNS * COLUMN) * KEYS * (DIRECT ? 1 : 2);
     // Of a tile in 8 bits: columns of 128.
     static constexpr int RAW_COLUMNS = ((D > E ? D : E) + ROW_BYTES - 1) / ROW_BYTES, RAW_BYTES = RAW_COLUMNS * COLUMN_BYTES;
     static constexpr int ROTATED = ROTATE ? 2 : 0;
-    static constexpr int SLOTS =
-        (SHARED_MEMORY - BARRIER_BYTES - ROW_GROUPS * Q_BYTES - ROTATED * SLOT_BYTES - RAW * RAW_BYTES) / SLOT_BYTES;
-    static constexpr int BYTES = ROW_GROUPS * Q_BYTES + (SLOTS + ROTATED) * SLOT_BYTES + RAW * RAW_BYTES + BARRIER_BYTES;
+    // Of barriers, and of what else is small.
+    static constexpr int KEPT_BYTES = DIRECT ? 3072 : 2048;
+    // Of a tile's weights where warpgroups exchange them, and of two tiles'.
+    static constexpr int WEIGHT_BYTES = DIRECT ? 64 * KEYS * 2 : 0;
+    static constexpr int OTHER_BYTES =
+        KEPT_BYTES + ROW_GROUPS * Q_BYTES + ROTATED * SLOT_BYTES + RAW * RAW_BYTES + 2 * WEIGHT_BYTES;
+    static constexpr int SLOTS = (SHARED_MEMORY - OTHER_BYTES) / SLOT_BYTES;
     // Of the barriers' memory: scales of two tiles, where all threads need those of all keys.
     static constexpr int FACTOR_BYTES = FP8 && ROTATE ? KEYS * D_COLUMNS * 2 : 0;
     // Whether the scores of the next tile are computed while the values of this one are summed: holds two tiles at once.
@@ -147,7 +153,13 @@ struct Shape {
     // Where a warpgroup receives what the CTAs of a cluster send it: `joins` in form.rs.
     static constexpr int JOIN_BYTES = (SLOTS * SLOT_BYTES + (ROTATE ? 0 : RAW * RAW_BYTES)) / GROUPS / 1024 * 1024;
     static constexpr int BARRIERS = 2 * SLOTS + 2 * RAW + GROUPS + 8;
-    static_assert(SLOTS >= 2 && BARRIERS * 8 + 2 * FACTOR_BYTES + GROUPS * SUM_BYTES <= BARRIER_BYTES, "shared memory");
+    // Of a slot's keys or values, where they lie beside the tiles.
+    static constexpr int SCALE_BYTES = DIRECT ? KEYS : 0;
+    static_assert(
+        SLOTS >= 2 && (BARRIERS * 8 + 15) / 16 * 16 + SLOTS * SCALE_BYTES + 2 * FACTOR_BYTES + GROUPS * SUM_BYTES <= KEPT_BYTES,
+        "shared memory"
+    );
+    static_assert(!DIRECT || (D == E && KEYS == 128 && GROUPS == 2 && VALUE_GROUPS == 2 && !ROTATE && !FACTORS), "direct.cuh");
     static_assert(!ROTATE || SHARED, "rotation on read is for keys that are values too");
     static_assert(!FACTORS || (D == E && !SHARED && VALUE_GROUPS == 1), "factors have planes of their own");
 };
@@ -192,6 +204,9 @@ __device__ __forceinline__ int64_t task_query(const Params& p, int task) {
     const int sequence = divide(task, p.kv_heads);
     return static_cast<int64_t>(sequence) * p.tokens * p.heads + (task - sequence * p.kv_heads) * p.group;
 }
+
+// Has a value computed here, once: in the loop over tiles the compiler would do it again from parameters.
+__device__ __forceinline__ void keep(int& value) { asm volatile("" : "+r"(value)); }
 
 template <bool FIRST, class A, class B>
 struct Choice {
@@ -249,7 +264,7 @@ struct Kernel {
         queries = memory;
         slots = queries + S::ROW_GROUPS * S::Q_BYTES;
         rotated = slots + S::SLOTS * S::SLOT_BYTES;
-        raw = rotated + S::ROTATED * S::SLOT_BYTES;
+        raw = rotated + S::ROTATED * S::SLOT_BYTES + 2 * S::WEIGHT_BYTES;
         barriers = raw + S::RAW * S::RAW_BYTES;
         const int columns = (p.row_blocks + S::ROW_GROUPS - 1) / S::ROW_GROUPS;
         const int number = divide(blockIdx.x, p.cluster);
@@ -275,7 +290,12 @@ struct Kernel {
     // [key][column of 64] f16: for tiles of even number, and of odd.
     __device__ __forceinline__ uint32_t factors(int tile) const { return sums(S::GROUPS - 1) - (2 - tile % 2) * S::FACTOR_BYTES; }
     // Of each row of a warpgroup the maximum of its scores and the sum of their powers of two.
-    __device__ __forceinline__ uint32_t sums(int group) const { return barriers + BARRIER_BYTES - (group + 1) * SUM_BYTES; }
+    __device__ __forceinline__ uint32_t sums(int group) const { return barriers + S::KEPT_BYTES - (group + 1) * SUM_BYTES; }
+    // Scales of the tile in a slot, a byte a key; weights of tiles of even number, and of odd.
+    __device__ __forceinline__ uint32_t scales(int slot) const {
+        return barriers + (S::BARRIERS * 8 + 15) / 16 * 16 + slot * S::SCALE_BYTES;
+    }
+    __device__ __forceinline__ uint32_t weights(int number) const { return rotated + number % 2 * S::WEIGHT_BYTES; }
     __device__ __forceinline__ uint32_t tile(int slot) const { return slots + slot * S::SLOT_BYTES; }
     __device__ __forceinline__ uint32_t copy(int number) const { return rotated + number * S::SLOT_BYTES; }
 
@@ -319,6 +339,7 @@ struct Kernel {
     __device__ __forceinline__ void rotate_tiles(unsigned char* memory) const;
     __device__ __forceinline__ void convert_tiles(unsigned char* memory, int thread) const;
     __device__ __forceinline__ void compute(unsigned char* memory) const;
+    __device__ __forceinline__ void compute_direct(unsigned char* memory) const;
     template <int COUNT>
     __device__ __forceinline__ void
     finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, unsigned char* memory,

@@ -8,11 +8,10 @@ use crate::cuda::{Launch, clusters_at_once};
 use keyfold_core::SCALE_BLOCK;
 use keyfold_tensor::cuda::Gpu;
 
-/// Elements of a tile's row and its bytes, rows of a row block, bytes of shared memory that a kernel keeps for barriers.
+/// Elements of a tile's row and its bytes, rows of a row block.
 pub(super) const COLUMN: usize = 64;
 pub(super) const ROW_BYTES: usize = 128;
 pub(super) const ROWS: usize = 64;
-const BARRIERS: usize = 2048;
 const WARPGROUP: usize = 128;
 /// A window that no sequence fills, whose sums with lengths are still whole numbers of 32 bits.
 const NO_WINDOW: usize = 1 << 30;
@@ -20,6 +19,8 @@ const NO_WINDOW: usize = 1 << 30;
 const GOOD_PARTS: usize = 16;
 /// Channels of sums that are kept together: a slab in finish.cuh.
 const SLAB: usize = 8;
+/// Tokens of a page whose scales are copied as they lie: 16 bytes.
+const LEAST_PAGE: usize = 16;
 /// CTAs of a cluster at most.
 const CLUSTER: usize = 16;
 const SHORT: usize = 8;
@@ -39,6 +40,8 @@ pub(super) struct Form {
     /// Slots for tiles in 8 bits; none where the cache is bf16.
     pub(super) raw: usize,
     pub(super) factors: bool,
+    /// Whether tiles in 8 bits are multiplied as they come.
+    pub(super) direct: bool,
 }
 
 const fn form(
@@ -47,8 +50,8 @@ const fn form(
     [shared, rotate]: [bool; 2],
     [row_groups, value_groups]: [usize; 2],
 ) -> Form {
-    let (raw, factors) = (0, false);
-    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups, raw, factors }
+    let (raw, factors, direct) = (0, false, false);
+    Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups, raw, factors, direct }
 }
 
 /// A form for a cache in 8 bits.
@@ -62,6 +65,11 @@ const fn eight(
     Form { raw, ..form(name, sizes, flags, [1, value_groups]) }
 }
 
+/// A form for a cache in 8 bits whose heads have `width` channels and a scale each.
+const fn direct(name: &'static str, width: usize, shared: bool) -> Form {
+    Form { direct: true, ..form(name, [width, width, 128], [shared, false], [1, 2]) }
+}
+
 /// Tensor-product attention; `rows` of a tile.
 const fn factors(name: &'static str, width: usize, rows: usize, row_groups: usize) -> Form {
     Form { factors: true, ..form(name, [width, width, rows], [false, false], [row_groups, 1]) }
@@ -71,7 +79,7 @@ const fn factors(name: &'static str, width: usize, rows: usize, row_groups: usiz
 const RANKS: [usize; 3] = [1, 2, 4];
 
 /// As at the end of kernel.cu; of those that fit, the first is taken.
-const FORMS: [Form; 22] = [
+const FORMS: [Form; 26] = [
     form("paged_attention_64", [64, 64, 128], [false, false], [1, 1]),
     form("paged_attention_64_shared", [64, 64, 128], [true, false], [1, 1]),
     form("paged_attention_128", [128, 128, 128], [false, false], [1, 1]),
@@ -83,6 +91,10 @@ const FORMS: [Form; 22] = [
     form("paged_attention_256_rows", [256, 256, 64], [false, false], [2, 1]),
     form("paged_attention_256_shared_rows", [256, 256, 64], [true, false], [2, 1]),
     form("paged_attention_576_shared", [576, 512, 64], [true, false], [1, 2]),
+    direct("paged_attention_128_direct", 128, false),
+    direct("paged_attention_128_shared_direct", 128, true),
+    direct("paged_attention_256_direct", 256, false),
+    direct("paged_attention_256_shared_direct", 256, true),
     eight("paged_attention_128_fp8", [128, 128, 128], [false, false], 1, 5),
     eight("paged_attention_128_shared_fp8", [128, 128, 128], [true, false], 1, 5),
     eight("paged_attention_128_rotate_fp8", [128, 128, 128], [true, true], 1, 3),
@@ -118,10 +130,12 @@ impl Form {
     pub(super) fn of(shape: &Shape, blocks: &Blocks) -> Option<&'static Self> {
         let sided = blocks.count > 2 || ((shape.shared || shape.factors.is_some()) && blocks.count > 1);
         let fits = |form: &&Self| {
-            (form.shared, form.rotate, form.raw > 0, form.factors)
+            let exact = (shape.width, shape.value_width) == (form.width, form.value_width);
+            (form.shared, form.rotate, form.eight_bits(), form.factors)
                 == (shape.shared, shape.rotate, shape.fp8, shape.factors.is_some())
                 && shape.width <= form.width
                 && shape.value_width <= form.value_width
+                && (!form.direct || (exact && shape.page >= LEAST_PAGE))
         };
         let best = FORMS.iter().find(fits)?;
         let like = |form: &&Self| form.width == best.width && form.row_groups == 2;
@@ -137,7 +151,7 @@ impl Form {
         let of = self.tiles(shape);
         let tiles = |length: &u32| of.count(*length);
         let equal = lengths.windows(2).all(|pair| tiles(&pair[0]) == tiles(&pair[1]));
-        let enough = !self.shared && self.raw == 0 && self.row_groups == 1 && tasks * 17 >= most * 8;
+        let enough = !self.shared && !self.eight_bits() && self.row_groups == 1 && tasks * 17 >= most * 8;
         let longest = lengths.iter().map(tiles).max().unwrap_or(1);
         match longest {
             _ if equal && enough => tasks.min(most),
@@ -160,7 +174,7 @@ impl Form {
         let all = gpu.multiprocessors();
         let most = CLUSTER.min(all / tasks.max(1));
         // Two planes of keys and values keep memory busy with a CTA for each of half as many tasks: see `shares`.
-        let least = if self.shared || self.raw > 0 { 2 } else { 3 };
+        let least = if self.shared || self.eight_bits() { 2 } else { 3 };
         let function = KERNELS.function(gpu, self.name);
         let bytes = self.bytes(function.shared_limit());
         let at_once = |cluster: usize| {
@@ -178,8 +192,11 @@ impl Form {
     /// Whether parts of as many CTAs fit where `bytes` of shared memory leave room for tiles: `JOIN_BYTES` in types.cuh.
     fn joins(&self, cluster: usize, bytes: usize) -> bool {
         // Of rotated forms what lies behind the tiles is no room: rotated ones come between.
-        let behind = if self.rotate { self.rotated() + self.raw_bytes() } else { 0 };
-        let tiles = bytes - self.row_groups * self.width * ROWS * 2 - BARRIERS - behind;
+        let behind = match self.rotate {
+            true => self.rotated() + self.raw_bytes(),
+            false => self.weights(),
+        };
+        let tiles = bytes - self.row_groups * self.width * ROWS * 2 - self.kept() - behind;
         let slabs = self.value_width / self.value_groups / SLAB;
         let received = cluster * slabs.div_ceil(cluster) * SLAB * ROWS * 4;
         cluster <= slabs && received <= tiles / self.groups() / 1024 * 1024
@@ -188,7 +205,20 @@ impl Form {
     /// Bytes of a slot for tiles, and of those for rotated ones.
     fn slot(&self) -> usize {
         let factors = if self.factors { self.row_groups * COLUMN } else { 0 };
-        (self.width.max(self.value_width) + factors) * self.keys * 2
+        (self.width.max(self.value_width) + factors) * self.keys * if self.direct { 1 } else { 2 }
+    }
+
+    /// Bytes that are kept for barriers, and for weights that warpgroups exchange: `KEPT_BYTES` and `WEIGHT_BYTES` in types.cuh.
+    fn kept(&self) -> usize {
+        if self.direct { 3072 } else { 2048 }
+    }
+
+    fn weights(&self) -> usize {
+        if self.direct { 2 * ROWS * self.keys * 2 } else { 0 }
+    }
+
+    fn eight_bits(&self) -> bool {
+        self.direct || self.raw > 0
     }
 
     fn rotated(&self) -> usize {
@@ -211,7 +241,8 @@ impl Form {
 
     /// Shared memory of a CTA of which there are `most` bytes.
     pub(super) fn bytes(&self, most: usize) -> usize {
-        let fixed = self.row_groups * self.width * ROWS * 2 + BARRIERS + self.rotated() + self.raw_bytes();
+        let queries = self.row_groups * self.width * ROWS * 2;
+        let fixed = queries + self.kept() + self.weights() + self.rotated() + self.raw_bytes();
         fixed + (most - fixed) / self.slot() * self.slot()
     }
 
