@@ -2,11 +2,11 @@
 //!
 //! Elements of all rows come first, `[places, elements]`, and right behind them scales, `[blocks, places]`. A row has no other
 //! bytes than its elements, so that rows of whole lines share none with their neighbours; scales of neighbouring rows lie side by
-//! side, so that those of a page are one piece. Scales are powers of two (e8m0: the exponent plus 127),
-//! the smallest by which the largest value of the block fits e4m3: they cost no precision, so that each element keeps four
-//! significant bits however large its neighbours in other blocks, other rows, are. Exponents are limited to what f16 holds, which
-//! is what kernels compute with. Blocks may share the scale of the largest of them: e4m3 has 15 exponents of its own, so that only
-//! what is below 2^-15 of that has fewer bits. Heads of usual widths do: see [`sharing`].
+//! side, so that those of a page are one piece. Scales are powers of two (e8m0: the exponent plus 127), the smallest by which the
+//! largest value of the block fits e4m3: they cost no precision, so that each element keeps four significant bits however large
+//! its neighbours in other blocks, other rows, are. Exponents are limited to what f16 holds, which is what kernels compute
+//! with. Blocks may share the scale of the largest of them: e4m3 has 15 exponents of its own, so that only
+//! what is below 2^-15 of that has fewer bits. Those of wide heads do: see [`sharing`].
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -21,10 +21,10 @@ use keyfold_tensor::Tensor;
 /// Least and largest exponent of a scale.
 pub(crate) const EXPONENTS: [i32; 2] = [-24, 7];
 
-/// Columns that have one scale, of heads of `width` columns: all of a head of 128 or 256, which then is scaled as a whole where it
-/// is read; of other heads every block has its own.
+/// Columns that have one scale, of heads of `width` columns: all of a head of 256, which attention multiplies as it lies there
+/// (paged/direct.cuh); of other heads every block has its own.
 pub fn sharing(width: usize) -> usize {
-    if matches!(width, 128 | 256) { width } else { SCALE_BLOCK }
+    if width == 256 { width } else { SCALE_BLOCK }
 }
 
 /// Some columns of the rows of a cache, and the scales of the whole rows.
@@ -101,8 +101,8 @@ pub fn rows_of(memory: &Tensor, elements: usize) -> (Tensor, Option<Tensor>) {
     }
 }
 
-/// Rows into 8 bits: `out[at[r]] = x[r]`; `sharing` columns each have one scale, a byte in each of their blocks. Where `x` ends within these, they are scaled by
-/// what it has of them.
+/// Rows into 8 bits: `out[at[r]] = x[r]`; `sharing` columns each have one scale, a byte in each of their blocks. Where `x` ends
+/// within these, they are scaled by what it has of them.
 ///
 /// # Shapes
 /// `x` `[rows, cols]` f32 or bf16, `at` `[rows]` below `places`, `out` `[places, cols]`; `sharing` a multiple of [`SCALE_BLOCK`].

@@ -97,9 +97,9 @@ fn scales_lie_behind_all_rows_block_by_block() {
 }
 
 #[test]
-fn heads_of_128_and_256_have_one_scale() {
+fn heads_of_256_have_one_scale() {
     let widths = [0, 48, 64, 127, 128, 192, 256, 384, 512, 576];
-    assert_eq!(widths.map(sharing), [64, 64, 64, 64, 128, 64, 256, 64, 64, 64]);
+    assert_eq!(widths.map(sharing), [64, 64, 64, 64, 64, 64, 256, 64, 64, 64]);
 }
 
 #[test]

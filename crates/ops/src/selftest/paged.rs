@@ -17,7 +17,6 @@ use keyfold_tensor::{Arena, Tensor};
 const LIMIT: f64 = 5e-3;
 const LONG: [u32; 5] = [1, 63, 0, 65, 4097];
 const SHORT: [u32; 4] = [4, 63, 65, 130];
-const MANY: [u32; 67] = [600; 67];
 
 /// heads, kv heads, width, value width.
 type Sizes = [usize; 4];
@@ -68,14 +67,22 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     }
     // More sequences than multiprocessors, and tasks of several kv heads among few shares.
     check(twins, shape([16, 1, 64, 64], 64, 1), &[200; 300]);
-    // So many that a CTA goes through several tiles of one.
-    for sizes in [[2, 1, 256, 256], [2, 1, 128, 128]] {
-        for form in [|shape| shape, shared, rotated] {
-            check(twins, form(shape(sizes, 64, 1)), &MANY);
-            check(twins, eight_bits(form(shape(sizes, 32, 1))), &MANY);
+    // So many keys that a CTA goes through several tiles of one.
+    let many: Vec<u32> = LONG.into_iter().chain([600; 62]).collect();
+    let two = [2, 1, 256, 256];
+    check(twins, shape(two, 64, 1), &many);
+    check(twins, rotated(shape(two, 64, 1)), &many);
+    check(twins, eight_bits(rotated(shape(two, 64, 1))), &many);
+    for form in [|shape| shape, shared] {
+        for page in [16, 32, 64, 128] {
+            check(twins, eight_bits(form(shape(two, page, 1))), &many);
         }
-        check(twins, eight_bits(windowed(300, shape(sizes, 16, 2))), &MANY);
+        check(twins, eight_bits(form(shape(two, 64, 4))), &[130; 300]);
+        check(twins, eight_bits(windowed(300, form(shape(two, 64, 2)))), &[600; 67]);
+        check_with(twins, eight_bits(form(shape(two, 64, 1))), &[600; 67], true);
     }
+    check(twins, eight_bits(shape(mfa, 64, 1)), &[600; 67]);
+    check(twins, eight_bits(shape([66, 2, 256, 256], 64, 1)), &[300; 67]);
     check(twins, shape([32, 8, 128, 128], 64, 1), &LONG);
     check(twins, shape([32, 8, 128, 128], 16, 4), &SHORT);
     check(twins, shared(shape([16, 1, 128, 128], 64, 1)), &LONG);
@@ -188,7 +195,8 @@ fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool
         if page != 64 {
             return;
         }
-        few = lengths.iter().take(4).map(|length| length.min(&600)).copied().collect();
+        let most = if heads > 2 { 4 } else { 67 };
+        few = lengths.iter().take(most).map(|length| length.min(&600)).copied().collect();
         &few
     } else {
         lengths

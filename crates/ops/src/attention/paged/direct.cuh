@@ -8,8 +8,7 @@
 
 #pragma once
 
-#include "fp8.cuh"
-#include "types.cuh"
+#include "direct_edges.cuh"
 
 namespace paged {
 
@@ -27,7 +26,7 @@ constexpr int LIFT = 4;
 
 template <class S>
 __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory) const {
-    constexpr int HALF = S::KEYS / 2, SCORES = HALF / 2, WIDTH = S::E / 2, BLOCKS = WIDTH / 64, STEPS = S::D / 32;
+    constexpr int HALF = S::KEYS / 2, SCORES = HALF / 2, WIDTH = S::E / 2, BLOCKS = WIDTH / 64, STEPS = S::D / 32, PARTS = 2 * BLOCKS;
     const int group = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP, warp = thread / 32, lane = thread % 32;
     const int row = warp * 16 + lane / 4, pair = lane % 4 * 2;
     const Block rows(p, block);
@@ -58,66 +57,6 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
     float* const shrinks = tops[0] + 64;
     int* const mosts = reinterpret_cast<int*>(tops[1] + 64);
 
-    auto take_queries = [&] {
-        const unsigned char* at = memory + row * ROW_BYTES;
-        // Four channels from `channel` on of this lane's first row or second; both have the same places.
-        auto four = [&](int channel, int r) {
-            const int unit = channel % COLUMN / 8 ^ (row & 7);
-            return *reinterpret_cast<const uint2*>(
-                at + channel / COLUMN * (64 * ROW_BYTES) + r * 8 * ROW_BYTES + unit * 16 + channel % 8 * 2
-            );
-        };
-        float inverse[2];
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            float largest = 0.0f;
-#pragma unroll
-            for (int channel = 0; channel < S::D; channel += 16) {
-                const uint2 x = four(channel + 2 * pair, r);
-                const float2 a = unpack_as<bf16>(x.x), b = unpack_as<bf16>(x.y);
-                largest = fmaxf(largest, fmaxf(fmaxf(fabsf(a.x), fabsf(a.y)), fmaxf(fabsf(b.x), fabsf(b.y))));
-            }
-            largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-            largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-            const int exponent = min(max(fitting_exponent(largest), -100), 100);
-            inverse[r] = power_of_two(-exponent), factor[r] = p.scale * power_of_two(exponent);
-        }
-        uint32_t low[STEPS][4];
-#pragma unroll
-        for (int step = 0; step < STEPS; step++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint2 x = four(32 * step + i / 2 * 16 + 2 * pair, i % 2);
-                uint32_t first[2], second[2];
-#pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    float2 two = unpack_as<bf16>(k == 0 ? x.x : x.y);
-                    two.x *= inverse[i % 2], two.y *= inverse[i % 2];
-                    first[k] = __nv_cvt_float2_to_fp8x2(two, __NV_SATFINITE, __NV_E4M3);
-                    const float2 rounded = __half22float2(from_e4m3(first[k]));
-                    second[k] = __nv_cvt_float2_to_fp8x2(
-                        make_float2(two.x - rounded.x, two.y - rounded.y), __NV_SATFINITE, __NV_E4M3
-                    );
-                }
-                high[step][i] = first[0] | first[1] << 16, low[step][i] = second[0] | second[1] << 16;
-            }
-        }
-        // What is left of the queries takes their place. Both warpgroups have the same.
-        meet();
-        if (group == 0) {
-#pragma unroll
-            for (int step = 0; step < STEPS; step++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int unit = step % 4 * 2 + i / 2 ^ row & 7;
-                    unsigned char* to = memory + step / 4 * (64 * ROW_BYTES) + (row + i % 2 * 8) * ROW_BYTES + unit * 16 + 2 * pair;
-                    *reinterpret_cast<uint32_t*>(to) = low[step][i];
-                }
-            }
-            fence_async();
-        }
-        meet();
-    };
     // Of the next keys, asked for before they are needed: where they are, and whether.
     uint32_t keys_at;
     bool keys_there;
@@ -157,7 +96,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
         keys.advance();
     };
     // O^T += V^T P^T in parts: 64 channels and half of a tile's keys. First their values are read, then they become f16, then multiplied.
-    constexpr int READY = BLOCKS > 1 ? 3 : 2;
+    constexpr int READY = PARTS - 1;
     uint32_t raw[2][4], a[READY][4][4];
     // The slot of the values that were read last.
     int taken = 0;
@@ -165,7 +104,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
         const uint32_t at = tile(values.slot) + value_offset ^ part / 2 * 64;
 #pragma unroll
         for (int i = 0; i < 2; i++) ldmatrix_t(raw[i], at + (part % 2 * 2 + i) * 32 * ROW_BYTES);
-        if (part == 2 * BLOCKS - 1) {
+        if (part == PARTS - 1) {
             taken = values.slot;
             values.advance();
             if constexpr (!S::SHARED) values.advance();
@@ -181,7 +120,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
             to[i / 2][i % 2 * 2] = reinterpret_cast<const uint32_t&>(first);
             to[i / 2][i % 2 * 2 + 1] = reinterpret_cast<const uint32_t&>(second);
         }
-        if (part == 2 * BLOCKS - 1) {
+        if (part == PARTS - 1) {
             __syncwarp();
             if (lane == 0) barrier_arrive(empty(taken));
         }
@@ -329,30 +268,6 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
         fence_async();
         meet_group();
     };
-    // Sums as finish.cuh wants them: of each row its channels. Weights are no longer needed.
-    auto turn = [&](float (&sum)[WIDTH / 2]) {
-        float2* const at = reinterpret_cast<float2*>(memory + (weights(group) - queries));
-        const float unit = most > 0 ? power_of_two(most - 127 - LIFT) : 0.0f;
-        // Heads that are written at once, or read, lie in different banks.
-        auto place = [&](int head, int two) { return head * 32 + (two ^ ((head / 2 ^ head % 2 * 2) & 3) * 4); };
-#pragma unroll
-        for (int b = 0; b < BLOCKS; b++) {
-            if (b > 0) meet_group();
-#pragma unroll
-            for (int j = 0; j < 16; j++) {
-                const int i = j / 2 * 4 + j % 2;
-                at[place(j / 2 * 8 + pair + j % 2, warp * 8 + lane / 4)] = make_float2(o[b][i] * unit, o[b][i + 2] * unit);
-            }
-            meet_group();
-#pragma unroll
-            for (int j = 0; j < 16; j++) {
-                const float2 two = at[place(row + j % 2 * 8, j / 2 * 4 + lane % 4)];
-                const int i = (b * 8 + j / 2) * 4 + j % 2 * 2;
-                sum[i] = two.x, sum[i + 1] = two.y;
-            }
-        }
-    };
-
     if (p.cluster > 1) cluster_wait();
     Items items(p, share, rank);
     if (items.more() && items.item.z - items.item.y > LONG / 2) let_next_kernel_start();
@@ -372,7 +287,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
         }
         barrier_wait(asked(), q_parity);
         q_parity ^= 1;
-        take_queries();
+        split_queries(memory, high, factor);
         if (p.slopes) {
             const int head = item.x % p.kv_heads * p.group;
 #pragma unroll
@@ -399,7 +314,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
                 if (tile + 1 == item.z) {
                     if (item.z * S::KEYS > length) clear_values(length - tile * S::KEYS, S::KEYS);
 #pragma unroll
-                    for (int part = 0; part < 2 * BLOCKS; part++) {
+                    for (int part = 0; part < PARTS; part++) {
                         if (part == READY) wgmma_wait<READY - 1>();
                         read_values(part), convert_values(part);
                         start_outputs(part, weights);
@@ -411,19 +326,17 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
                 // Whatever is computed stands between products, so that these follow each other.
 #pragma unroll
                 for (int part = 0; part < READY; part++) read_values(part), convert_values(part);
-                if constexpr (BLOCKS > 1) read_values(READY);
+                read_values(READY);
                 wgmma_wait<0>();
                 start_outputs(0, weights);
                 end_scores();
                 start_outputs(1, weights);
                 const bool moved = measure_tile(tile + 1);
-                if constexpr (BLOCKS > 1) {
-                    start_outputs(2, weights);
-                    wgmma_wait<2>();
-                    convert_values(READY);
-                }
+                start_outputs(2, weights);
+                wgmma_wait<2>();
+                convert_values(READY);
                 weigh(0);
-                if constexpr (BLOCKS > 1) start_outputs(READY, weights);
+                start_outputs(READY, weights);
                 weigh(1);
                 fence_async();
                 look();
@@ -445,7 +358,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
 #pragma unroll
         for (int r = 0; r < 2; r++) l[r] = lane % 4 == 0 ? tops[0][row + 8 * r] + tops[1][row + 8 * r] : 0.0f;
         float sum[WIDTH / 2];
-        turn(sum);
+        turn_sums(memory, o, most > 0 ? power_of_two(most - 127 - LIFT) : 0.0f, sum);
         finish(item, sum, m, l, group, memory, rows, join_parity);
         join_parity ^= 1;
     }

@@ -20,7 +20,7 @@
 // tile and O += P V of the tile before it, and turns S into weights P while the latter runs. S, P and O stay in
 // registers. A slot is free again as soon as the product that read it is done.
 // With 8 bits (FP8) tiles come into a ring of their own, and a warpgroup makes them f16 in the slots: exactly, scales included.
-// Queries and weights are f16 then.
+// Queries and weights are f16 then. Heads of 256 channels are multiplied as they lie there (DIRECT, direct.cuh).
 // With keys as values (SHARED) a tile is read once and serves both products. With ROTATE one more warpgroup writes a
 // rotated copy of each tile for the scores while the copy engine fills later slots.
 //
@@ -124,7 +124,7 @@ run(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map
     }
 
 // Name: channels of a key, of a value; keys a tile, values among keys, rotation, row blocks a CTA, parts of the values; slots
-// for tiles in 8 bits, or factors.
+// for tiles in 8 bits, or factors, or tiles in 8 bits as they are.
 PAGED_ATTENTION(paged_attention_64, 64, 64, 128, false, false, 1, 1)
 PAGED_ATTENTION(paged_attention_64_shared, 64, 64, 128, true, false, 1, 1)
 PAGED_ATTENTION(paged_attention_128, 128, 128, 128, false, false, 1, 1)
@@ -143,8 +143,6 @@ PAGED_ATTENTION(paged_attention_256_fp8, 256, 256, 64, false, false, 1, 1, 4)
 PAGED_ATTENTION(paged_attention_256_shared_fp8, 256, 256, 64, true, false, 1, 1, 4)
 PAGED_ATTENTION(paged_attention_256_rotate_fp8, 256, 256, 64, true, true, 1, 1, 2)
 PAGED_ATTENTION(paged_attention_576_shared_fp8, 576, 512, 32, true, false, 1, 2, 4)
-PAGED_ATTENTION(paged_attention_128_direct, 128, 128, 128, false, false, 1, 2, 0, false, true)
-PAGED_ATTENTION(paged_attention_128_shared_direct, 128, 128, 128, true, false, 1, 2, 0, false, true)
 PAGED_ATTENTION(paged_attention_256_direct, 256, 256, 128, false, false, 1, 2, 0, false, true)
 PAGED_ATTENTION(paged_attention_256_shared_direct, 256, 256, 128, true, false, 1, 2, 0, false, true)
 PAGED_FACTORS(paged_attention_64_factors, 64, 64, 128, false, false, 1, 1, 0, true)

@@ -159,7 +159,7 @@ struct Shape {
         SLOTS >= 2 && (BARRIERS * 8 + 15) / 16 * 16 + SLOTS * SCALE_BYTES + 2 * FACTOR_BYTES + GROUPS * SUM_BYTES <= KEPT_BYTES,
         "shared memory"
     );
-    static_assert(!DIRECT || (D == E && KEYS == 128 && GROUPS == 2 && VALUE_GROUPS == 2 && !ROTATE && !FACTORS), "direct.cuh");
+    static_assert(!DIRECT || (D == 256 && E == 256 && KEYS == 128 && VALUE_GROUPS == 2 && GROUPS == 2 && !ROTATE && !FACTORS), "direct.cuh");
     static_assert(!ROTATE || SHARED, "rotation on read is for keys that are values too");
     static_assert(!FACTORS || (D == E && !SHARED && VALUE_GROUPS == 1), "factors have planes of their own");
 };
@@ -340,6 +340,12 @@ struct Kernel {
     __device__ __forceinline__ void convert_tiles(unsigned char* memory, int thread) const;
     __device__ __forceinline__ void compute(unsigned char* memory) const;
     __device__ __forceinline__ void compute_direct(unsigned char* memory) const;
+    template <int STEPS>
+    __device__ __forceinline__ void
+    split_queries(unsigned char* memory, uint32_t (&high)[STEPS][4], float (&factor)[2]) const;
+    template <int BLOCKS>
+    __device__ __forceinline__ void
+    turn_sums(unsigned char* memory, const float (&o)[BLOCKS][32], float unit, float (&sum)[BLOCKS * 32]) const;
     template <int COUNT>
     __device__ __forceinline__ void
     finish(const int4& item, const float (&o)[COUNT], const float (&m)[2], const float (&l)[2], int group, unsigned char* memory,

@@ -82,7 +82,9 @@ impl Batch {
         let Device::Cuda(index) = arena.device() else { return None };
         let gpu = keyfold_tensor::cuda::gpu(index).unwrap_or_else(|error| error.raise());
         let blocks = Blocks::of(shape);
-        let Some(form) = Form::of(shape, &blocks).filter(|_| gpu.capability().0 == 9) else {
+        let keys: usize = lengths.iter().map(|length| *length as usize).sum();
+        let keys = keys * shape.kv_heads * blocks.count / gpu.multiprocessors();
+        let Some(form) = Form::of(shape, &blocks, keys).filter(|_| gpu.capability().0 == 9) else {
             unsupported(
                 gpu,
                 format!("paged attention of {shape:?} (kernels are for Hopper: compute capability 9.0)"),

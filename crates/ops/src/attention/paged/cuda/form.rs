@@ -4,7 +4,10 @@ use super::{
     super::{Shape, plan::Tiles},
     KERNELS,
 };
-use crate::cuda::{Launch, clusters_at_once};
+use crate::{
+    cuda::{Launch, clusters_at_once},
+    fp8,
+};
 use keyfold_core::SCALE_BLOCK;
 use keyfold_tensor::cuda::Gpu;
 
@@ -19,6 +22,9 @@ const NO_WINDOW: usize = 1 << 30;
 const GOOD_PARTS: usize = 16;
 /// Channels of sums that are kept together: a slab in finish.cuh.
 const SLAB: usize = 8;
+/// Keys that a multiprocessor has, of all tasks, from which on what is multiplied as it lies there is faster: a form for that takes
+/// longer before its first tile and after its last.
+const MANY_KEYS: usize = 256;
 /// Tokens of a page whose scales are copied as they lie: 16 bytes.
 const LEAST_PAGE: usize = 16;
 /// CTAs of a cluster at most.
@@ -65,9 +71,9 @@ const fn eight(
     Form { raw, ..form(name, sizes, flags, [1, value_groups]) }
 }
 
-/// A form for a cache in 8 bits whose heads have `width` channels and a scale each.
-const fn direct(name: &'static str, width: usize, shared: bool) -> Form {
-    Form { direct: true, ..form(name, [width, width, 128], [shared, false], [1, 2]) }
+/// A form for a cache in 8 bits whose heads have 256 channels, and a scale each ([`fp8::sharing`]).
+const fn direct(name: &'static str, shared: bool) -> Form {
+    Form { direct: true, ..form(name, [256, 256, 128], [shared, false], [1, 2]) }
 }
 
 /// Tensor-product attention; `rows` of a tile.
@@ -79,7 +85,7 @@ const fn factors(name: &'static str, width: usize, rows: usize, row_groups: usiz
 const RANKS: [usize; 3] = [1, 2, 4];
 
 /// As at the end of kernel.cu; of those that fit, the first is taken.
-const FORMS: [Form; 26] = [
+const FORMS: [Form; 24] = [
     form("paged_attention_64", [64, 64, 128], [false, false], [1, 1]),
     form("paged_attention_64_shared", [64, 64, 128], [true, false], [1, 1]),
     form("paged_attention_128", [128, 128, 128], [false, false], [1, 1]),
@@ -91,10 +97,8 @@ const FORMS: [Form; 26] = [
     form("paged_attention_256_rows", [256, 256, 64], [false, false], [2, 1]),
     form("paged_attention_256_shared_rows", [256, 256, 64], [true, false], [2, 1]),
     form("paged_attention_576_shared", [576, 512, 64], [true, false], [1, 2]),
-    direct("paged_attention_128_direct", 128, false),
-    direct("paged_attention_128_shared_direct", 128, true),
-    direct("paged_attention_256_direct", 256, false),
-    direct("paged_attention_256_shared_direct", 256, true),
+    direct("paged_attention_256_direct", false),
+    direct("paged_attention_256_shared_direct", true),
     eight("paged_attention_128_fp8", [128, 128, 128], [false, false], 1, 5),
     eight("paged_attention_128_shared_fp8", [128, 128, 128], [true, false], 1, 5),
     eight("paged_attention_128_rotate_fp8", [128, 128, 128], [true, true], 1, 3),
@@ -118,24 +122,27 @@ pub(in crate::attention) fn serves(gpu: &Gpu, shape: &Shape, strides: &[usize]) 
         && RANKS.contains(&shape.rank())
         && shape.page.is_power_of_two()
         && gpu.capability().0 == 9
-        && Form::of(shape, &Blocks::of(shape)).is_some()
+        && Form::of(shape, &Blocks::of(shape), 0).is_some()
 }
 
 impl Form {
-    /// The form for `shape`, if there is one.
+    /// The form for `shape`, if there is one, where a multiprocessor has as many `keys`.
     ///
     /// Two row blocks in a CTA halve what comes out of the L2 cache. Values in planes of their own keep it less busy than
     /// memory with two row blocks, and then more CTAs are better; with more blocks it is what binds. Factors keep a warpgroup busy
     /// for half of the time that memory takes.
-    pub(super) fn of(shape: &Shape, blocks: &Blocks) -> Option<&'static Self> {
+    pub(super) fn of(shape: &Shape, blocks: &Blocks, keys: usize) -> Option<&'static Self> {
         let sided = blocks.count > 2 || ((shape.shared || shape.factors.is_some()) && blocks.count > 1);
         let fits = |form: &&Self| {
-            let exact = (shape.width, shape.value_width) == (form.width, form.value_width);
+            let exact = (shape.width, shape.value_width) == (form.width, form.value_width)
+                && fp8::sharing(form.width) == form.width
+                && shape.page >= LEAST_PAGE
+                && keys >= MANY_KEYS;
             (form.shared, form.rotate, form.eight_bits(), form.factors)
                 == (shape.shared, shape.rotate, shape.fp8, shape.factors.is_some())
                 && shape.width <= form.width
                 && shape.value_width <= form.value_width
-                && (!form.direct || (exact && shape.page >= LEAST_PAGE))
+                && (!form.direct || exact)
         };
         let best = FORMS.iter().find(fits)?;
         let like = |form: &&Self| form.width == best.width && form.row_groups == 2;
