@@ -113,6 +113,14 @@ pub(super) fn attend(
         check("paged attention", gpu, DType::F32, &[("alibi", slopes)]);
     }
     let Batch { form, blocks, .. } = device;
+    if let Some(scales) = cache.scales.filter(|_| form.direct) {
+        // Those of a page are copied as they lie.
+        assert!(
+            scales.stride().is_multiple_of(16) && scales.address().is_multiple_of(16),
+            "paged attention: a cache in 8 bits of {} rows, whole pages were expected",
+            scales.stride()
+        );
+    }
     let group = shape.heads / shape.kv_heads;
     let tokens = device.sequences * shape.tokens;
     let queries = boxes(
