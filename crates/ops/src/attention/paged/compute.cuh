@@ -111,25 +111,11 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     // Whether maxima were moved: `shrink` is what the sums before are worth from then on.
     bool moved = false;
-    // Scores that distances change: those of keys that a token does not see, and all where there are slopes.
-    auto change_scores = [&](int number, int seen) {
-        // How far the thread's first key lies before the first token.
+    auto change = [&](int number, int seen) {
         const int far = seen - 1 - number * tile_keys - (S::FACTORS ? 0 : lane % 4 * 2);
-        auto key_of = [&](int j) {
+        change_scores(p, s, far, tokens, slopes, [&](int j) {
             return S::FACTORS ? (lane % 4 * 2 + j / 4 * 8 + j % 2) >> shift() : j / 4 * 8 + j % 2;
-        };
-        if (p.slopes) {
-#pragma unroll
-            for (int j = 0; j < SCORES; j++) {
-                s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - key_of(j), s[j]);
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < SCORES; j++) {
-            // Later keys are at negative distances: beyond any window, too.
-            const unsigned int distance = far + tokens[j / 2 % 2] - key_of(j);
-            if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
-        }
+        });
     };
     // Scores to weights, not yet packed.
     auto softmax = [&] {
@@ -262,7 +248,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             if (unseen > 0) clear_values(0, unseen);
             for (int number = item.y;; number++) {
                 look();
-                if (__builtin_expect(number < plain || number >= plain_end, false)) change_scores(number, seen);
+                if (__builtin_expect(number < plain || number >= plain_end, false)) change(number, seen);
                 softmax();
                 if constexpr (S::AHEAD) {
                     wgmma_wait<0>();

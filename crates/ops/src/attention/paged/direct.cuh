@@ -142,22 +142,6 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) settle(o[b]);
     };
-    // As in compute.cuh, for scores with scales.
-    auto change_scores = [&](int number, int seen) {
-        const int far = seen - 1 - number * S::KEYS - group * HALF - pair;
-        auto key_of = [&](int j) { return j / 4 * 8 + j % 2; };
-        if (p.slopes) {
-#pragma unroll
-            for (int j = 0; j < SCORES; j++) {
-                s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - key_of(j), s[j]);
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < SCORES; j++) {
-            const unsigned int distance = far + tokens[j / 2 % 2] - key_of(j);
-            if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
-        }
-    };
     // Maxima of rows, or of scales, that are too small: moved for both warpgroups.
     auto move = [&](float (&top)[2], uint32_t largest) {
         int own = max(largest & 0xffff, largest >> 16);
@@ -204,7 +188,8 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
 #pragma unroll
         for (int j = 0; j < SCORES / 4; j++) value_scales[j] = load_scales(at + 8 * j);
         if (__builtin_expect(!plain, false)) {
-            change_scores(tile, seen);
+            const int far = seen - 1 - tile * S::KEYS - group * HALF - pair;
+            change_scores(p, s, far, tokens, slopes, [](int j) { return j / 4 * 8 + j % 2; });
             const int first = seen - p.window - tile * S::KEYS, end = length - tile * S::KEYS;
 #pragma unroll
             for (int j = 0; j < SCORES / 4; j++) {

@@ -199,6 +199,25 @@ struct Block {
     }
 };
 
+// Scores that distances change: those of keys that a token does not see, and all where there are slopes. `far` is how far a
+// thread's first key lies before the first token, `key_of` which key score j is of from there.
+template <int SCORES, class KeyOf>
+__device__ __forceinline__ void
+change_scores(const Params& p, float (&s)[SCORES], int far, const int (&tokens)[2], const float (&slopes)[2], KeyOf key_of) {
+    if (p.slopes) {
+#pragma unroll
+        for (int j = 0; j < SCORES; j++) {
+            s[j] = fmaf(-slopes[j / 2 % 2], static_cast<float>(far + tokens[j / 2 % 2]) - key_of(j), s[j]);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < SCORES; j++) {
+        // Later keys are at negative distances: beyond any window, too.
+        const unsigned int distance = far + tokens[j / 2 % 2] - key_of(j);
+        if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
+    }
+}
+
 // The first query of a task.
 __device__ __forceinline__ int64_t task_query(const Params& p, int task) {
     const int sequence = divide(task, p.kv_heads);
