@@ -191,7 +191,7 @@ fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool
         shape;
     let few: Vec<u32>;
     let lengths = if twins.small() {
-        // A few tiles each; of pages one size alone.
+        // A few tiles each; of pages one size alone. Of few heads as many sequences as make several tiles a CTA.
         if page != 64 {
             return;
         }

@@ -119,18 +119,10 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     // Scores to weights, not yet packed.
     auto softmax = [&] {
-        // In chains that do not wait for each other.
-        constexpr int CHAINS = 4;
-        float top[2], base[2], tops[2][CHAINS];
+        float top[2], base[2];
+        largest_scores(s, top);
 #pragma unroll
-        for (int j = 0; j < SCORES; j++) {
-            float& chain = tops[j / 2 % 2][j / 4 % CHAINS];
-            chain = j < 4 * CHAINS && j % 2 == 0 ? s[j] : fmaxf(chain, s[j]);
-        }
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            top[r] = fmaxf(fmaxf(tops[r][0], tops[r][1]), fmaxf(tops[r][2], tops[r][3])) * p.scale;
-        }
+        for (int r = 0; r < 2; r++) top[r] *= p.scale;
         // Seldom but at the beginning: until then the four lanes of a row need not compare theirs.
         moved = __any_sync(~0u, top[0] > m[0] + SLACK || top[1] > m[1] + SLACK);
         if (__builtin_expect(moved, false)) {

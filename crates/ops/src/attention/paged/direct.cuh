@@ -181,8 +181,6 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
     };
     // Whether maxima were moved for the scores at hand.
     auto measure = [&](int tile, bool plain, int seen, int length) {
-        constexpr int CHAINS = 4;
-        float top[2], tops[2][CHAINS];
         barrier_wait(full(values.slot), values.parity);
         const uint32_t at = scales(values.slot) + scale_offset;
 #pragma unroll
@@ -198,15 +196,10 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
                 if (key + 1 < first || key + 1 >= end) value_scales[j] &= 0xffff;
             }
         }
+        float top[2];
+        largest_scores(s, top);
 #pragma unroll
-        for (int j = 0; j < SCORES; j++) {
-            float& chain = tops[j / 2 % 2][j / 4 % CHAINS];
-            chain = j < 4 * CHAINS && j % 2 == 0 ? s[j] : fmaxf(chain, s[j]);
-        }
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            top[r] = fmaxf(fmaxf(tops[r][0], tops[r][1]), fmaxf(tops[r][2], tops[r][3])) * factor[r];
-        }
+        for (int r = 0; r < 2; r++) top[r] *= factor[r];
         uint32_t largest = value_scales[0];
 #pragma unroll
         for (int j = 1; j < SCORES / 4; j++) largest = __vmaxu2(largest, value_scales[j]);
@@ -255,6 +248,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
     };
     if (p.cluster > 1) cluster_wait();
     Items items(p, share, rank);
+    // As in compute.cuh, of tiles twice as long.
     if (items.more() && items.item.z - items.item.y > LONG / 2) let_next_kernel_start();
     for (; items.more(); items.next()) {
         const int4 item = items.item;

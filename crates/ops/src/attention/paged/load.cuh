@@ -19,8 +19,8 @@ __device__ __forceinline__ void Kernel<S>::load_tiles(
     Ring<S::FP8 ? S::RAW : RING> ring;
     Items items(p, share, rank);
     // Where a CTA has all row blocks of a task, tiles are read once: then what streams through the L2 cache does not drive code and
-    // parts of outputs out of it. Not where neighbours share lines of the cache, as rows in 8 bits do: the first would drive out
-    // what the second reads.
+    // parts of outputs out of it. Not where neighbours share lines of the cache: the first would drive out what the second reads. Tiles
+    // that are converted have no policy: it was slower when their rows shared lines, and was not tried since.
     const bool whole_lines = !S::FACTORS && 2 * p.pairs % COLUMN == 0 && p.value_width % COLUMN == 0;
     const uint64_t policy = whole_lines && p.row_blocks <= S::ROW_GROUPS ? read_once() : read_again();
     bool waited = false;

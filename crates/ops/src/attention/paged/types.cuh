@@ -106,7 +106,8 @@ struct Shape {
     // Row blocks side by side in a CTA; warpgroups that share the value channels of a row block.
     static constexpr int ROW_GROUPS = ROW_GROUPS_, VALUE_GROUPS = VALUE_GROUPS_;
     static constexpr int GROUPS = ROW_GROUPS * VALUE_GROUPS;
-    // Slots for tiles as they come, where the cache is in 8 bits; then all else computes with f16, which holds these exactly.
+    // Slots for tiles as they come, where the cache is in 8 bits and is converted: then all else computes with f16, which holds
+    // these exactly.
     static constexpr int RAW = RAW_;
     static constexpr bool FP8 = RAW > 0;
     // Whether tiles in 8 bits are multiplied as they come (direct.cuh).
@@ -216,6 +217,20 @@ change_scores(const Params& p, float (&s)[SCORES], int far, const int (&tokens)[
         const unsigned int distance = far + tokens[j / 2 % 2] - key_of(j);
         if (distance >= static_cast<unsigned int>(p.window)) s[j] = -INFINITY;
     }
+}
+
+// The largest of a thread's scores of each of its two rows, in chains that do not wait for each other.
+template <int SCORES>
+__device__ __forceinline__ void largest_scores(const float (&s)[SCORES], float (&top)[2]) {
+    constexpr int CHAINS = 4;
+    float tops[2][CHAINS];
+#pragma unroll
+    for (int j = 0; j < SCORES; j++) {
+        float& chain = tops[j / 2 % 2][j / 4 % CHAINS];
+        chain = j < 4 * CHAINS && j % 2 == 0 ? s[j] : fmaxf(chain, s[j]);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) top[r] = fmaxf(fmaxf(tops[r][0], tops[r][1]), fmaxf(tops[r][2], tops[r][3]));
 }
 
 // The first query of a task.

@@ -43,7 +43,7 @@ pub(super) struct Form {
     pub(super) rotate: bool,
     pub(super) row_groups: usize,
     pub(super) value_groups: usize,
-    /// Slots for tiles in 8 bits; none where the cache is bf16.
+    /// Slots for tiles in 8 bits that are converted; none otherwise.
     pub(super) raw: usize,
     pub(super) factors: bool,
     /// Whether tiles in 8 bits are multiplied as they come.
@@ -60,7 +60,7 @@ const fn form(
     Form { name, width, value_width, keys, shared, rotate, row_groups, value_groups, raw, factors, direct }
 }
 
-/// A form for a cache in 8 bits.
+/// A form for a cache in 8 bits, which is converted.
 const fn eight(
     name: &'static str,
     sizes: [usize; 3],
@@ -134,7 +134,7 @@ impl Form {
     pub(super) fn of(shape: &Shape, blocks: &Blocks, keys: usize) -> Option<&'static Self> {
         let sided = blocks.count > 2 || ((shape.shared || shape.factors.is_some()) && blocks.count > 1);
         let fits = |form: &&Self| {
-            let exact = (shape.width, shape.value_width) == (form.width, form.value_width)
+            let suits = (shape.width, shape.value_width) == (form.width, form.value_width)
                 && fp8::sharing(form.width) == form.width
                 && shape.page >= LEAST_PAGE
                 && keys >= MANY_KEYS;
@@ -142,7 +142,7 @@ impl Form {
                 == (shape.shared, shape.rotate, shape.fp8, shape.factors.is_some())
                 && shape.width <= form.width
                 && shape.value_width <= form.value_width
-                && (!form.direct || exact)
+                && (!form.direct || suits)
         };
         let best = FORMS.iter().find(fits)?;
         let like = |form: &&Self| form.width == best.width && form.row_groups == 2;
