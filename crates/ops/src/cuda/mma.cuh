@@ -115,6 +115,24 @@ __device__ __forceinline__ float2 unpack_as(uint32_t pair) {
     else return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
+// Of two values of type T side by side: a * b, and a * b + c, rounded once.
+template <class T>
+__device__ __forceinline__ uint32_t multiply_as(uint32_t a, uint32_t b) {
+    uint32_t d;
+    if constexpr (IsBf16<T>::value) asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    else asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+template <class T>
+__device__ __forceinline__ uint32_t add_product_as(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    if constexpr (IsBf16<T>::value) asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    else asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+// The two with their signs turned.
+__device__ __forceinline__ uint32_t negate_both(uint32_t pair) { return pair ^ 0x80008000u; }
+
 // 2^x by the special function unit.
 __device__ __forceinline__ float power2(float x) {
     float y;

@@ -63,16 +63,34 @@ pub fn names() -> Vec<&'static str> {
     SUITES.iter().map(|(name, _)| *name).collect()
 }
 
-/// Runs the checks whose suite's name contains `filter`, and tells each one's outcome. `small`: of kernels whose blocks wait for
-/// each other fewer and smaller ones, for tools under which kernels take a thousand times as long.
+/// How much is checked: all of it by default, less for tools that look into kernels as they run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extent {
+    /// Of kernels whose blocks wait for each other fewer and smaller checks: under such tools they take a thousand times as long.
+    pub small: bool,
+    /// Attention over pages without clusters of blocks that write to each other's shared memory, which not all tools can follow. In the
+    /// whole process, from then on.
+    pub lone_blocks: bool,
+}
+
+/// Runs the checks whose suite's name contains `filter`, and tells each one's outcome.
 ///
 /// # Errors
 /// When the device cannot be used, or fails.
-pub fn run(device: Device, filter: &str, small: bool, on: &mut dyn FnMut(&Check)) -> Result<(), DeviceError> {
+pub fn run(
+    device: Device,
+    filter: &str,
+    extent: Extent,
+    on: &mut dyn FnMut(&Check),
+) -> Result<(), DeviceError> {
     device.open()?;
+    #[cfg(feature = "cuda")]
+    if extent.lone_blocks {
+        crate::attention::paged::cuda::without_clusters();
+    }
     catch(|| {
         for (name, suite) in SUITES.iter().filter(|(name, _)| name.contains(filter)) {
-            let mut twins = Twins::new(name, device, small, on);
+            let mut twins = Twins::new(name, device, extent.small, on);
             suite(&mut twins);
         }
     })

@@ -10,7 +10,11 @@ use keyfold_model::{
     attention::{AttentionConfig, DESIGNS, Scale},
     position::Position,
 };
-use keyfold_ops::{adamw::Clip, sample::Rng, selftest};
+use keyfold_ops::{
+    adamw::Clip,
+    sample::Rng,
+    selftest::{self, Extent},
+};
 use keyfold_tensor::{Arena, Device};
 use keyfold_train::{config::OptimizerConfig, optimizer::Optimizer};
 use serde_json::json;
@@ -26,6 +30,10 @@ pub(crate) struct Args {
     /// Fewer and smaller checks, for tools that make kernels slow, as compute-sanitizer does.
     #[arg(long)]
     small: bool,
+    /// Attention over pages by blocks that see no other's shared memory, for tools that cannot follow what clusters of blocks send
+    /// each other, as compute-sanitizer's racecheck cannot.
+    #[arg(long)]
+    lone_blocks: bool,
     /// Print every check, not only those that fail.
     #[arg(long)]
     verbose: bool,
@@ -46,7 +54,8 @@ pub(crate) fn run(args: &Args, device: Device) -> anyhow::Result<()> {
     print_line(format_args!("{device}: {}", device.describe()))?;
     let (mut ops, mut failed) = (Vec::<(&str, usize, usize, f64)>::new(), 0);
     let mut wrong = Ok(());
-    selftest::run(device, &args.op, args.small, &mut |check| {
+    let extent = Extent { small: args.small, lone_blocks: args.lone_blocks };
+    selftest::run(device, &args.op, extent, &mut |check| {
         if ops.last().is_none_or(|(op, ..)| *op != check.op) {
             ops.push((check.op, 0, 0, 0.0));
         }

@@ -5,6 +5,7 @@ mod form;
 
 pub(super) use batch::Batch;
 pub(in crate::attention) use form::serves;
+pub(crate) use form::without_clusters;
 
 use super::{Cache, Shape};
 use crate::{

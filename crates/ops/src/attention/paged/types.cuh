@@ -321,8 +321,9 @@ struct Kernel {
     __device__ __forceinline__ uint32_t received(int group) const { return barrier(6 + 2 * RING + group); }
     __device__ __forceinline__ uint32_t joined() const { return raw_empty(2 * S::RAW + 1); }
     __device__ __forceinline__ uint32_t raw_tile(int slot) const { return raw + slot * S::RAW_BYTES; }
-    // [key][column of 64] f16: for tiles of even number, and of odd.
-    __device__ __forceinline__ uint32_t factors(int tile) const { return sums(S::GROUPS - 1) - (2 - tile % 2) * S::FACTOR_BYTES; }
+    // Scales of the tile that is rotated into a copy, [key][column of 64] f16. Not by the tile's number: the last of an item and the
+    // first of the next may both be even.
+    __device__ __forceinline__ uint32_t factors(int copy) const { return sums(S::GROUPS - 1) - (2 - copy) * S::FACTOR_BYTES; }
     // Of each row of a warpgroup the maximum of its scores and the sum of their powers of two.
     __device__ __forceinline__ uint32_t sums(int group) const { return barriers + S::KEPT_BYTES - (group + 1) * SUM_BYTES; }
     // Scales of the tile in a slot, a byte a key; weights of tiles of even number, and of odd.

@@ -10,6 +10,7 @@ use crate::{
 };
 use keyfold_core::SCALE_BLOCK;
 use keyfold_tensor::cuda::Gpu;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Elements of a tile's row and its bytes, rows of a row block.
 pub(super) const COLUMN: usize = 64;
@@ -30,6 +31,13 @@ const LEAST_PAGE: usize = 16;
 /// CTAs of a cluster at most.
 const CLUSTER: usize = 16;
 const SHORT: usize = 8;
+/// Whether there may be clusters.
+static CLUSTERS: AtomicBool = AtomicBool::new(true);
+
+/// From now on each CTA has a share of its own, for tools that cannot follow what those of a cluster send each other.
+pub(crate) fn without_clusters() {
+    CLUSTERS.store(false, Ordering::Relaxed);
+}
 
 /// A form of the kernel: `Shape` in types.cuh.
 #[derive(Clone, Copy, Debug)]
@@ -179,7 +187,8 @@ impl Form {
     /// not for so many tasks that each cluster would have several: that has to be done for each.
     pub(super) fn clusters(&self, gpu: &Gpu, tasks: usize) -> (usize, usize) {
         let all = gpu.multiprocessors();
-        let most = CLUSTER.min(all / tasks.max(1));
+        let allowed = if CLUSTERS.load(Ordering::Relaxed) { CLUSTER } else { 1 };
+        let most = allowed.min(all / tasks.max(1));
         // Two planes of keys and values keep memory busy with a CTA for each of half as many tasks: see `shares`.
         let least = if self.shared || self.eight_bits() { 2 } else { 3 };
         let function = KERNELS.function(gpu, self.name);
