@@ -1,7 +1,8 @@
 """Draws what `keyfold bench attention` and `run_decode.py` measured on a GPU against the device's ceilings.
 
 usage: plot_roofline.py DIR [--out roofline.svg]
-DIR holds attention.json (`keyfold bench attention --device cuda --json`) and raw.json (`run_decode.py`). Needs matplotlib.
+DIR holds attention.json (`keyfold bench attention --device cuda --json`) and raw.json (`run_decode.py`), and may hold capacity.json (raw.json of
+`run_decode.py --capacity-only`, another time). Needs matplotlib.
 """
 import argparse
 import json
@@ -22,7 +23,6 @@ def face(row, colour):
     return "none" if row["kv_dtype"] == "fp8" else colour
 
 
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("dir", type=pathlib.Path)
@@ -30,6 +30,8 @@ def main():
     o = p.parse_args()
     rows = json.loads((o.dir / "attention.json").read_text())
     decode = json.loads((o.dir / "raw.json").read_text())
+    if (o.dir / "capacity.json").exists():
+        decode["capacity"] += json.loads((o.dir / "capacity.json").read_text())["capacity"]
     copy, matmul = rows[0]["copy_gb_s"], rows[0]["matmul_tflop_s"]
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
 
@@ -72,7 +74,7 @@ def main():
             right.scatter(total / 1e9, r["ms"], color="grey", s=24, marker="x", zorder=3,
                           label="PyTorch, compiled" if "peer" not in seen else None)
             seen.add("peer")
-    xs = [2.5, 90]
+    xs = [2.5, max(r["weight_bytes_per_token"] + r["cache_bytes"] for r in shapes + decode["capacity"]) / 1e9 * 1.1]
     right.plot(xs, [x / copy * 1e3 for x in xs], color="black", lw=1, label=f"at the speed of a copy, {copy:,.0f} GB/s")
     right.set(xscale="log", yscale="log", xlabel="gigabytes that a step reads: weights and cache", ylabel="milliseconds a step",
               title="Decoding, 1.78B parameters")

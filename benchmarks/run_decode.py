@@ -2,11 +2,11 @@
 batches, with caches of 16 and of 8 bits; reads paged caches alone; writes what was measured.
 
 usage: run_decode.py --keyfold PATH --out DIR [--commit HASH] [--torch-python PATH --decode-peer FILE --attention-peer FILE]
-                     [--repeats 3] [--capacity 8192,32768]
+                     [--repeats 3] [--capacity 8192,32768] [--capacity-only]
 `--decode-peer` is a Python file with `decode(c, B, T)` and `big` before its first print, as the peer script of this project
 has them; `--attention-peer` one that prints what it measures. DIR gets raw.json and attention.json (every row with its
-command), table.md and attention_peer.txt; `--capacity ''` leaves the largest batches out. Give the library folder of cuBLASLt in
-LD_LIBRARY_PATH.
+command), table.md and attention_peer.txt; `--capacity ''` leaves the largest batches out, `--capacity-only` all
+else but the first row. Give the library folder of cuBLASLt in LD_LIBRARY_PATH.
 """
 import argparse
 import datetime
@@ -76,15 +76,17 @@ def main():
     p.add_argument("--commit", default="unknown")
     p.add_argument("--repeats", type=int, default=3)
     p.add_argument("--capacity", default="8192,32768", help="tokens of each sequence, of as many as fit")
+    p.add_argument("--capacity-only", action="store_true")
     o = p.parse_args()
     out = pathlib.Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
-    alone = attention(o) + attention(o, "--kv-dtype", "fp8")
-    for batch, context, tokens in PROMPTS:
-        alone += attention(o, "--variant", "mfa", "--batch", str(batch), "--context", str(context), "--tokens", str(tokens))
-    (out / "attention.json").write_text(json.dumps(alone, indent=1) + "\n")
-    speed = [keyfold(o, "mfa", *shape) for shape in SHAPES]
-    speed += [keyfold(o, "mfa", *shape, "--kv-dtype", "fp8") for shape in SHAPES_FP8]
+    if not o.capacity_only:
+        alone = attention(o) + attention(o, "--kv-dtype", "fp8")
+        for batch, context, tokens in PROMPTS:
+            alone += attention(o, "--variant", "mfa", "--batch", str(batch), "--context", str(context), "--tokens", str(tokens))
+        (out / "attention.json").write_text(json.dumps(alone, indent=1) + "\n")
+    speed = [keyfold(o, "mfa", *shape) for shape in SHAPES[:1 if o.capacity_only else None]]
+    speed += [keyfold(o, "mfa", *shape, "--kv-dtype", "fp8") for shape in SHAPES_FP8 if not o.capacity_only]
     facts = dict(date=str(datetime.date.today()), commit=o.commit, device=speed[0]["device"])
     peers, capacity = [], []
 
