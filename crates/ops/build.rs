@@ -23,7 +23,15 @@ fn main() -> Outcome<()> {
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return Ok(());
     }
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "KEYFOLD_CUDA_TARGETS", "KEYFOLD_PTXAS"] {
+    for variable in [
+        "NVCC",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "PATH",
+        "KEYFOLD_CUDA_TARGETS",
+        "KEYFOLD_PTXAS",
+        "KEYFOLD_RACECHECK",
+    ] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     println!("cargo:rerun-if-changed=src");
@@ -72,6 +80,9 @@ fn flags() -> Vec<String> {
         if chosen.is_empty() || chosen.contains(&code) {
             flags.push(format!("-gencode=arch={arch},code={code}"));
         }
+    }
+    if env::var_os("KEYFOLD_RACECHECK").is_some() {
+        flags.push("-DKEYFOLD_RACECHECK".into());
     }
     flags
 }

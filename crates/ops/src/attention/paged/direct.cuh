@@ -90,7 +90,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
         }
         if constexpr (!S::SHARED) {
             __syncwarp();
-            if (lane == 0) barrier_arrive(empty(keys.slot));
+            if (lane < TELLING) barrier_arrive(empty(keys.slot));
             keys.advance();
         }
         keys.advance();
@@ -122,7 +122,7 @@ __device__ __forceinline__ void Kernel<S>::compute_direct(unsigned char* memory)
         }
         if (part == PARTS - 1) {
             __syncwarp();
-            if (lane == 0) barrier_arrive(empty(taken));
+            if (lane < TELLING) barrier_arrive(empty(taken));
         }
     };
     auto start_outputs = [&](int part, const Factor& weights) {
