@@ -81,6 +81,7 @@ fn flags() -> Vec<String> {
             flags.push(format!("-gencode=arch={arch},code={code}"));
         }
     }
+    // For compute-sanitizer's racecheck: docs/cuda.md.
     if env::var_os("KEYFOLD_RACECHECK").is_some() {
         flags.push("-DKEYFOLD_RACECHECK".into());
     }

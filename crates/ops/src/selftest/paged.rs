@@ -61,9 +61,9 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     }
     check(twins, rotated(shape(mfa, 64, 1)), &LONG);
     check(twins, rotated(shape(mfa, 16, 4)), &SHORT);
-    for tokens in [2, 3, 4] {
+    for (tokens, page) in [(2, 64), (3, 32), (4, 32)] {
         check(twins, shape(mfa, 64, tokens), &SHORT);
-        check(twins, shared(shape(mfa, 32, tokens)), &SHORT);
+        check(twins, shared(shape(mfa, page, tokens)), &SHORT);
     }
     // More sequences than multiprocessors, and tasks of several kv heads among few shares.
     check(twins, shape([16, 1, 64, 64], 64, 1), &[200; 300]);
@@ -142,6 +142,7 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
         check(twins, factors(5, 48, 128, 1), &LONG);
         check(twins, factors(64, 128, 32, 2), &SHORT);
         check(twins, factors(130, 64, 64, 3), &SHORT);
+        check(twins, factors(16, 128, 64, 1), &LONG);
         check(twins, factors(16, 128, 16, 4), &SHORT);
         check(twins, factors(12, 96, 32, 3), &SHORT);
         check(twins, factors(24, 64, 64, 2), &SHORT);
@@ -191,7 +192,7 @@ fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool
         shape;
     let few: Vec<u32>;
     let lengths = if twins.small() {
-        // A few tiles each; of pages one size alone. Of few heads as many sequences as make several tiles a CTA.
+        // A few tiles each; of pages one size alone, which every form has. Of few heads as many sequences as make several tiles a CTA.
         if page != 64 {
             return;
         }

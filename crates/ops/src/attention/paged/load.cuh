@@ -228,8 +228,8 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
                     last[k] = now[k], now[k] = next;
                 }
             };
-            // Two channels, and those they are paired with, turned; then the angles of the next key. In 16 bits, with two
-            // roundings each: two thirds of the instructions that f32 takes.
+            // Two channels, and those they are paired with, turned; then the angles of the next key. In 16 bits, cosines and sines too,
+            // with two roundings each: two thirds of the instructions that f32 takes.
             auto turn = [&](uint32_t& low, uint32_t& high, int j) {
                 const uint32_t c = pack_as<Element>(cosine[j], cosine[j + 1]), s = pack_as<Element>(sine[j], sine[j + 1]);
                 const uint32_t first = low, second = high;

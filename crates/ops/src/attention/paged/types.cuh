@@ -333,7 +333,7 @@ struct Kernel {
     __device__ __forceinline__ uint32_t factors(int copy) const { return sums(S::GROUPS - 1) - (2 - copy) * S::FACTOR_BYTES; }
     // Of each row of a warpgroup the maximum of its scores and the sum of their powers of two.
     __device__ __forceinline__ uint32_t sums(int group) const { return barriers + S::KEPT_BYTES - (group + 1) * SUM_BYTES; }
-    // Scales of the tile in a slot, a byte a key; weights of tiles of even number, and of odd.
+    // Scales of the tile in a slot, a byte a key; weights of a tile, and of the next.
     __device__ __forceinline__ uint32_t scales(int slot) const {
         return barriers + (S::BARRIERS * 8 + 15) / 16 * 16 + slot * S::SCALE_BYTES;
     }
