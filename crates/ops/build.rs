@@ -123,7 +123,7 @@ fn compile(nvcc: &Path, flags: &[String], source: &Path, headers: SystemTime, ou
     let (binary, log) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.log")));
     let command = format!("{} {}", nvcc.display(), flags.join(" "));
     let fresh = binary.exists() && modified(&binary) > modified(source).max(headers);
-    let same = fs::read_to_string(&log).is_ok_and(|log| log.starts_with(&command));
+    let same = fs::read_to_string(&log).is_ok_and(|log| log.lines().next() == Some(&command));
     if !(fresh && same) {
         let run = Command::new(nvcc).args(flags).arg(source).arg("-o").arg(&binary).output();
         let run = run.map_err(|error| format!("{}: {error}", nvcc.display()))?;
