@@ -115,7 +115,7 @@ __device__ __forceinline__ float2 unpack_as(uint32_t pair) {
     else return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
-// Of two values of type T side by side: a * b, and a * b + c, rounded once.
+// Of two values of type T side by side: a * b, a * b + c and a * b - c, rounded once.
 template <class T>
 __device__ __forceinline__ uint32_t multiply_as(uint32_t a, uint32_t b) {
     uint32_t d;
@@ -130,8 +130,17 @@ __device__ __forceinline__ uint32_t add_product_as(uint32_t a, uint32_t b, uint3
     else asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
-// The two with their signs turned.
-__device__ __forceinline__ uint32_t negate_both(uint32_t pair) { return pair ^ 0x80008000u; }
+// In bf16 without `.rn`, which lets ptxas make one instruction of both: it has no sign of c in fma.bf16x2, the instruction has.
+template <class T>
+__device__ __forceinline__ uint32_t subtract_from_product_as(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    if constexpr (IsBf16<T>::value) {
+        asm("{.reg .b32 t; mul.bf16x2 t, %1, %2; sub.bf16x2 %0, t, %3;}" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    } else {
+        asm("{.reg .b32 t; neg.f16x2 t, %3; fma.rn.f16x2 %0, %1, %2, t;}" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    }
+    return d;
+}
 
 // 2^x by the special function unit.
 __device__ __forceinline__ float power2(float x) {

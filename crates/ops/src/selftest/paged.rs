@@ -61,6 +61,11 @@ pub(super) fn attention(twins: &mut Twins<'_>) {
     }
     check(twins, rotated(shape(mfa, 64, 1)), &LONG);
     check(twins, rotated(shape(mfa, 16, 4)), &SHORT);
+    // Tables of angles that end within a tile; so many tiles a CTA that angles are read again.
+    for lengths in [[1, 1], [5, 3], [40, 9]] {
+        check(twins, rotated(shape(mfa, 64, 1)), &lengths);
+    }
+    check(twins, rotated(shape([2, 1, 256, 256], 64, 1)), &[3000; 67]);
     for (tokens, page) in [(2, 64), (3, 32), (4, 32)] {
         check(twins, shape(mfa, 64, tokens), &SHORT);
         check(twins, shared(shape(mfa, page, tokens)), &SHORT);
@@ -252,7 +257,11 @@ fn check_with(twins: &mut Twins<'_>, shape: Shape, lengths: &[u32], slopes: bool
     };
     let rows = lengths.len() * tokens;
     let q = twins.random(rows, heads * width, DType::Bf16, Gaps::None);
-    let table = RopeTable::new(width, 5e5, lengths.iter().copied().max().unwrap_or(1) as usize);
+    // As long as it has to be, and with YaRN's amplitude.
+    let frequencies: Vec<f64> =
+        (0..width / 2).map(|pair| 5e5f64.powf(-2.0 * pair as f64 / width as f64)).collect();
+    let positions = lengths.iter().copied().max().unwrap_or(1) as usize;
+    let table = RopeTable::of_frequencies(&frequencies, 1.1, positions);
     let rotate = rotate.then_some(&table);
     let slopes = slopes.then(|| {
         let slopes: Vec<f32> = (1..=heads).map(|head| (-8.0 * head as f32 / heads as f32).exp2()).collect();

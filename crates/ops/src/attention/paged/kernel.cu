@@ -43,6 +43,7 @@
 #include "finish.cuh"
 #include "load.cuh"
 #include "plan.cuh"
+#include "rotate.cuh"
 
 namespace paged {
 
