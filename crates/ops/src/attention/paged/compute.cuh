@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "scores.cuh"
 #include "types.cuh"
 
 namespace paged {

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 
 static KERNELS: Module = module!("attention_paged");
 
-/// `Params` in types.cuh.
+/// `Params` in params.cuh.
 #[repr(C)]
 struct PagedParams {
     page_table: u64,

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "direct_edges.cuh"
+#include "scores.cuh"
 
 namespace paged {
 

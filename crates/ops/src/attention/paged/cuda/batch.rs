@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const PLANNERS: u32 = 1024;
 /// Warps of a warpgroup.
 const WARPS: usize = 4;
-/// `divide` in types.cuh takes numbers below this one.
+/// `divide` in params.cuh takes numbers below this one.
 const DIVIDED: usize = 1 << 21;
 
 /// What a batch keeps on a GPU.

@@ -39,7 +39,7 @@ pub(crate) fn without_clusters() {
     CLUSTERS.store(false, Ordering::Relaxed);
 }
 
-/// A form of the kernel: `Shape` in types.cuh.
+/// A form of the kernel: `Shape` in form.cuh.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Form {
     pub(super) name: &'static str,
@@ -205,7 +205,7 @@ impl Form {
             .unwrap_or((1, all))
     }
 
-    /// Whether parts of as many CTAs fit where `bytes` of shared memory leave room for tiles: `JOIN_BYTES` in types.cuh.
+    /// Whether parts of as many CTAs fit where `bytes` of shared memory leave room for tiles: `JOIN_BYTES` in form.cuh.
     fn joins(&self, cluster: usize, bytes: usize) -> bool {
         // Of rotated forms what lies behind the tiles is no room: rotated ones come between.
         let behind = match self.rotate {
@@ -224,7 +224,7 @@ impl Form {
         (self.width.max(self.value_width) + factors) * self.keys * if self.direct { 1 } else { 2 }
     }
 
-    /// Bytes that are kept for barriers, and for weights that warpgroups exchange: `KEPT_BYTES` and `WEIGHT_BYTES` in types.cuh.
+    /// Bytes that are kept for barriers, and for weights that warpgroups exchange: `KEPT_BYTES` and `WEIGHT_BYTES` in form.cuh.
     fn kept(&self) -> usize {
         if self.direct { 3072 } else { 2048 }
     }
