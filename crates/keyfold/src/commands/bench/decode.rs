@@ -23,7 +23,7 @@ const DEVICE_PAGE: usize = 64;
 /// Steps before those that are measured: a GPU records them.
 const FIRST_STEPS: usize = 3;
 /// Sequences at most, where the memory alone would decide.
-const MOST_SEQUENCES: usize = 2048;
+const MOST_SEQUENCES: usize = 4096;
 /// Memory of a GPU that is not for the cache, and of each sequence's part of a step.
 const KEPT_FREE: [u64; 2] = [3 << 29, 2 << 20];
 
