@@ -37,12 +37,11 @@ fn main() -> Outcome<()> {
     println!("cargo:rerun-if-changed=src");
     let nvcc = nvcc()?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    let (mut sources, mut headers) = (Vec::new(), Vec::new());
-    find(Path::new("src"), &mut sources, &mut headers)?;
-    let newest_header = headers.iter().map(|path| modified(path)).max().unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut sources = Vec::new();
+    find(Path::new("src"), &mut sources)?;
     let flags = flags();
     for source in &sources {
-        compile(&nvcc, &flags, source, newest_header, &out)?;
+        compile(&nvcc, &flags, source, &out)?;
     }
     Ok(())
 }
@@ -88,17 +87,15 @@ fn flags() -> Vec<String> {
     flags
 }
 
-fn find(folder: &Path, sources: &mut Vec<PathBuf>, headers: &mut Vec<PathBuf>) -> Outcome<()> {
+fn find(folder: &Path, sources: &mut Vec<PathBuf>) -> Outcome<()> {
     let mut entries: Vec<PathBuf> =
         fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     entries.sort();
     for path in entries {
         if path.is_dir() {
-            find(&path, sources, headers)?;
+            find(&path, sources)?;
         } else if path.extension().is_some_and(|extension| extension == "cu") {
             sources.push(path);
-        } else if path.extension().is_some_and(|extension| extension == "cuh") {
-            headers.push(path);
         }
     }
     Ok(())
@@ -118,15 +115,26 @@ fn modified(path: &Path) -> SystemTime {
     fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::now())
 }
 
-fn compile(nvcc: &Path, flags: &[String], source: &Path, headers: SystemTime, out: &Path) -> Outcome<()> {
+/// When the newest of what nvcc read was written, the source among it: `dependencies` is a rule of make, as nvcc writes it.
+fn newest_input(dependencies: &Path) -> Option<SystemTime> {
+    let rule = fs::read_to_string(dependencies).ok()?;
+    let (_, inputs) = rule.split_once(" : ")?;
+    // Within a path a space has a backslash before it.
+    let inputs = inputs.replace("\\\n", " ").replace("\\ ", "\0");
+    inputs.split_whitespace().map(|path| modified(Path::new(&path.replace('\0', " ")))).max()
+}
+
+fn compile(nvcc: &Path, flags: &[String], source: &Path, out: &Path) -> Outcome<()> {
     let name = name(source);
-    let (binary, log) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.log")));
+    let [binary, log, dependencies] = ["fatbin", "log", "d"].map(|kind| out.join(format!("{name}.{kind}")));
     let command = format!("{} {}", nvcc.display(), flags.join(" "));
-    let fresh = binary.exists() && modified(&binary) > modified(source).max(headers);
+    let fresh =
+        binary.exists() && newest_input(&dependencies).is_some_and(|newest| modified(&binary) > newest);
     let same = fs::read_to_string(&log).is_ok_and(|log| log.lines().next() == Some(&command));
     if !(fresh && same) {
-        let run = Command::new(nvcc).args(flags).arg(source).arg("-o").arg(&binary).output();
-        let run = run.map_err(|error| format!("{}: {error}", nvcc.display()))?;
+        let mut run = Command::new(nvcc);
+        run.args(flags).arg("-MD").arg("-MF").arg(&dependencies).arg(source).arg("-o").arg(&binary);
+        let run = run.output().map_err(|error| format!("{}: {error}", nvcc.display()))?;
         let told = String::from_utf8_lossy(&run.stderr);
         if !run.status.success() {
             let _ = fs::remove_file(&binary);

@@ -88,7 +88,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
             if (lane == 0) barrier_arrive(unturned(target.slot));
             target.advance();
         } else if constexpr (!S::SHARED) {
-            if (lane == 0) barrier_arrive(empty(keys.slot));
+            if (lane < TELLING) barrier_arrive(empty(keys.slot));
             keys.advance();
         }
         keys.advance();
@@ -108,7 +108,7 @@ __device__ __forceinline__ void Kernel<S>::compute(unsigned char* memory) const 
     };
     auto end_outputs = [&] {
         settle(o);
-        if (lane == 0) barrier_arrive(empty(taken));
+        if (lane < TELLING) barrier_arrive(empty(taken));
     };
     // Whether maxima were moved: `shrink` is what the sums before are worth from then on.
     bool moved = false;

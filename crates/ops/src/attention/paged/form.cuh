@@ -19,8 +19,8 @@ constexpr float F16_MAX = 65504.0f;
 constexpr int LONG = 48;
 // CTAs of a cluster at most.
 constexpr int CLUSTER = 16;
-// Lanes of a warp that say that a slot is free whose scales all of them have read (direct.cuh): one, after a __syncwarp, which
-// racecheck does not see where the compiler makes nothing of it.
+// Lanes of a warp that say that a slot is free: one, for all it met at a barrier or a __syncwarp. Racecheck does not see what one
+// lane says for others.
 #ifdef KEYFOLD_RACECHECK
 constexpr int TELLING = 32;
 #else

@@ -75,11 +75,10 @@ struct Angles {
         read(p, p.sines, position, pair, sine);
         add_all(cosine, sine, middle_cos, middle_sin);
     }
-    // What `turn` takes; and on to the next tile.
-    __device__ __forceinline__ void take() {
-        pack_all(cosine, sine, now_cos, now_sin);
-        add_all(cosine, sine, tile_cos, tile_sin);
-    }
+    // What `turn` takes.
+    __device__ __forceinline__ void take() { pack_all(cosine, sine, now_cos, now_sin); }
+    // To the next tile.
+    __device__ __forceinline__ void advance() { add_all(cosine, sine, tile_cos, tile_sin); }
     // Two channels x and those they are paired with, y.
     static __device__ __forceinline__ void turn(uint32_t& x, uint32_t& y, uint32_t c, uint32_t s) {
         const uint32_t from_y = multiply_as<Element>(y, s), from_x = multiply_as<Element>(x, s);
@@ -109,20 +108,14 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
     using Own = Angles<S>;
     constexpr int ROWS = Own::ROWS, OWN = Own::OWN;
     const int thread = threadIdx.x - (S::GROUPS + 1) * WARPGROUP;
-    // Through a shuffle: what a thread's number alone makes the compiler computes anew for every tile.
-    auto once = [&](int value) { return __shfl_sync(~0u, value, thread % 32); };
-    const int row = once(thread / Own::LANES), pair = once(thread % Own::LANES * 8);
+    const int row = thread / Own::LANES, pair = thread % Own::LANES * 8;
     const bool busy = pair < p.pairs;
     const uint32_t base = shared_address(memory);
-    // Where 8 channels of a thread's first key are in a tile of 16 bits, or of 8 as it came; rows of others are ROWS apart.
-    static_assert(ROWS % 8 == 0, "units are permuted alike");
-    auto place = [&](int channel) {
-        return channel / COLUMN * S::COLUMN_BYTES + row * ROW_BYTES + ((channel % COLUMN / 8 ^ (row & 7)) << 4);
+    // Where 8 channels of a thread's key are in a tile.
+    auto offset = [&](int channel, int own) {
+        const int key = row + own * ROWS, unit = channel % COLUMN / 8;
+        return channel / COLUMN * S::COLUMN_BYTES + key * ROW_BYTES + ((unit ^ (key & 7)) << 4);
     };
-    auto raw_place = [&](int channel) {
-        return channel / ROW_BYTES * S::COLUMN_BYTES + row * ROW_BYTES + ((channel % ROW_BYTES / 16 ^ (row & 7)) << 4) + channel % 16;
-    };
-    const int low_at = once(place(pair)), high_at = once(place(pair + p.pairs));
     Own angles;
     if (busy) angles.begin(p, pair);
     Ring<RING> ring;
@@ -149,48 +142,55 @@ __device__ __forceinline__ void Kernel<S>::rotate_tiles(unsigned char* memory) c
             }
             unsigned char* from = memory + (this->tile(ring.slot) - base);
             unsigned char* to = memory + (copy(target.slot) - base);
-            // As 16 bits, which the sums of values want, too.
+            // 8 channels of a key as they lie there: of 8 bits, or 16.
             using Eight = typename Choice<S::FP8, uint2, uint4>::type;
-            auto widen = [&](const Eight& eight, int own, int channel, int at) {
+            auto read = [&](int channel, int own) {
+                if constexpr (S::FP8) {
+                    const int key = row + own * ROWS, unit = channel % ROW_BYTES / 16;
+                    return *reinterpret_cast<const Eight*>(
+                        memory + (raw_tile(raw_ring.slot) - base) + channel / ROW_BYTES * S::COLUMN_BYTES + key * ROW_BYTES +
+                        ((unit ^ (key & 7)) << 4) + channel % 16
+                    );
+                } else {
+                    return *reinterpret_cast<const Eight*>(from + offset(channel, own));
+                }
+            };
+            // As 16 bits, which the sums of values want, too.
+            auto widen = [&](const Eight& eight, int channel, int own) {
                 if constexpr (S::FP8) {
                     const __half* factor = reinterpret_cast<const __half*>(memory + (factors(target.slot) - base));
                     const __half2 scale = __half2half2(factor[(row + own * ROWS) * S::D_COLUMNS + channel / COLUMN]);
                     const uint4 halves = {
                         convert(eight.x, 0, scale), convert(eight.x, 1, scale), convert(eight.y, 0, scale), convert(eight.y, 1, scale)
                     };
-                    *reinterpret_cast<uint4*>(from + at + own * ROWS * ROW_BYTES) = halves;
+                    *reinterpret_cast<uint4*>(from + offset(channel, own)) = halves;
                     return halves;
                 } else {
                     return eight;
                 }
             };
             if (busy) {
-                const unsigned char* source = S::FP8 ? memory + (raw_tile(raw_ring.slot) - base) : from;
-                const int low_from = S::FP8 ? raw_place(pair) : low_at, high_from = S::FP8 ? raw_place(pair + p.pairs) : high_at;
                 // All are read before the first is written: the compiler would not move reads before writes.
                 Eight lows[OWN], highs[OWN];
 #pragma unroll
-                for (int own = 0; own < OWN; own++) {
-                    lows[own] = *reinterpret_cast<const Eight*>(source + low_from + own * ROWS * ROW_BYTES);
-                    highs[own] = *reinterpret_cast<const Eight*>(source + high_from + own * ROWS * ROW_BYTES);
-                }
+                for (int own = 0; own < OWN; own++) lows[own] = read(pair, own), highs[own] = read(pair + p.pairs, own);
                 angles.take();
 #pragma unroll
                 for (int i = 0; i < Own::TWOS; i++) {
                     const int own[] = {Own::TWOS - 1 - i, Own::TWOS + i};
                     uint4 low[2], high[2];
 #pragma unroll
-                    for (int k = 0; k < 2; k++) {
-                        low[k] = widen(lows[own[k]], own[k], pair, low_at);
-                        high[k] = widen(highs[own[k]], own[k], pair + p.pairs, high_at);
-                    }
+                    for (int k = 0; k < 2; k++) low[k] = widen(lows[own[k]], pair, own[k]);
+#pragma unroll
+                    for (int k = 0; k < 2; k++) high[k] = widen(highs[own[k]], pair + p.pairs, own[k]);
                     angles.turn(i, low, high);
 #pragma unroll
                     for (int k = 0; k < 2; k++) {
-                        *reinterpret_cast<uint4*>(to + low_at + own[k] * ROWS * ROW_BYTES) = low[k];
-                        *reinterpret_cast<uint4*>(to + high_at + own[k] * ROWS * ROW_BYTES) = high[k];
+                        *reinterpret_cast<uint4*>(to + offset(pair, own[k])) = low[k];
+                        *reinterpret_cast<uint4*>(to + offset(pair + p.pairs, own[k])) = high[k];
                     }
                 }
+                angles.advance();
             }
             fence_async();
             barrier_arrive(turned(target.slot));

@@ -106,7 +106,7 @@ struct Kernel {
     __device__ __forceinline__ void prepare() const {
         for (int slot = 0; slot < RING; slot++) {
             barrier_init(full(slot), S::FP8 ? S::CONVERTING_THREADS : 1);
-            barrier_init(empty(slot), S::GROUPS * 4 * (S::DIRECT ? TELLING : 1));
+            barrier_init(empty(slot), S::GROUPS * 4 * TELLING);
         }
         for (int slot = 0; slot < S::RAW; slot++) {
             barrier_init(raw_full(slot), 1);
