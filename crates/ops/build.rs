@@ -9,16 +9,25 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::SystemTime,
 };
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Machine code for Ampere and Ada, machine code for Hopper with its own instructions, and PTX for what comes after.
 const TARGETS: [(&str, &str); 3] =
     [("compute_80", "sm_80"), ("compute_90a", "sm_90a"), ("compute_90", "compute_90")];
 
-fn main() -> Outcome<()> {
+fn main() {
+    if let Err(error) = build() {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Outcome<()> {
     println!("cargo:rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return Ok(());
@@ -39,11 +48,31 @@ fn main() -> Outcome<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let mut sources = Vec::new();
     find(Path::new("src"), &mut sources)?;
-    let flags = flags();
-    for source in &sources {
-        compile(&nvcc, &flags, source, &out)?;
+    compile_all(&nvcc, &flags(), &sources, &out)?;
+    if env::var_os("KEYFOLD_PTXAS").is_some() {
+        for name in sources.iter().map(|source| name(source)) {
+            report(&name, &fs::read_to_string(out.join(format!("{name}.log")))?);
+        }
     }
     Ok(())
+}
+
+/// As many at a time as cargo allows.
+fn compile_all(nvcc: &Path, flags: &[String], sources: &[PathBuf], out: &Path) -> Outcome<()> {
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    let next = AtomicUsize::new(0);
+    let work = || -> Outcome<()> {
+        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            compile(nvcc, flags, source, out)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().map_err(|_| "a thread that compiled panicked")?)
+    })
 }
 
 /// The compiler: `NVCC`, or `bin/nvcc` of `CUDA_HOME` or `CUDA_PATH`, or the one on the path.
@@ -141,9 +170,6 @@ fn compile(nvcc: &Path, flags: &[String], source: &Path, out: &Path) -> Outcome<
             return Err(format!("{}: {}\n{told}", source.display(), run.status).into());
         }
         fs::write(&log, format!("{command}\n{told}"))?;
-    }
-    if env::var_os("KEYFOLD_PTXAS").is_some() {
-        report(&name, &fs::read_to_string(&log)?);
     }
     Ok(())
 }
