@@ -161,12 +161,13 @@ fn compile(nvcc: &Path, flags: &[String], source: &Path, out: &Path) -> Outcome<
         binary.exists() && newest_input(&dependencies).is_some_and(|newest| modified(&binary) > newest);
     let same = fs::read_to_string(&log).is_ok_and(|log| log.lines().next() == Some(&command));
     if !(fresh && same) {
+        // Whatever ends this early leaves no log, so that the next build starts over.
+        let _ = fs::remove_file(&log);
         let mut run = Command::new(nvcc);
         run.args(flags).arg("-MD").arg("-MF").arg(&dependencies).arg(source).arg("-o").arg(&binary);
         let run = run.output().map_err(|error| format!("{}: {error}", nvcc.display()))?;
         let told = String::from_utf8_lossy(&run.stderr);
         if !run.status.success() {
-            let _ = fs::remove_file(&binary);
             return Err(format!("{}: {}\n{told}", source.display(), run.status).into());
         }
         fs::write(&log, format!("{command}\n{told}"))?;
