@@ -115,7 +115,7 @@ __device__ __forceinline__ float2 unpack_as(uint32_t pair) {
     else return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
-// Of two values of type T side by side: a * b, a * b + c and a * b - c, rounded once.
+// Of two values of type T side by side: a * b, a * b + c and, below, a * b - c, rounded once.
 template <class T>
 __device__ __forceinline__ uint32_t multiply_as(uint32_t a, uint32_t b) {
     uint32_t d;
@@ -130,7 +130,8 @@ __device__ __forceinline__ uint32_t add_product_as(uint32_t a, uint32_t b, uint3
     else asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
-// In bf16 without `.rn`, which lets ptxas make one instruction of both: it has no sign of c in fma.bf16x2, the instruction has.
+// PTX's fma.bf16x2 takes no sign of c, the machine's does: without `.rn` ptxas may make one instruction of product and difference, and
+// does.
 template <class T>
 __device__ __forceinline__ uint32_t subtract_from_product_as(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t d;

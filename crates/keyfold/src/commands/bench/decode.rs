@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Trained models to run instead.
     #[arg(long, value_name = "DIR")]
     model: Vec<PathBuf>,
-    /// Sequences at a time; 0: as many as the device's memory holds.
+    /// Sequences at a time; 0: as many as the device's memory holds, 4,096 at most.
     #[arg(long, default_value_t = 1)]
     batch: usize,
     /// Tokens of each sequence in the cache when decoding begins.

@@ -7,27 +7,9 @@
 namespace paged {
 
 constexpr int WARPGROUP = 128;
-constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
 constexpr int SHARED_MEMORY = 227 * 1024;
 // At the end of what is kept for barriers and else what is small, for each warpgroup: `sums`.
 constexpr int SUM_BYTES = 64 * sizeof(float2);
-// How far, in powers of two, scores may exceed the maximum they are measured from before it is moved: moving it costs a
-// pass over O, and a factor of 256 costs no precision.
-constexpr float SLACK = 8.0f;
-constexpr float F16_MAX = 65504.0f;
-// Tiles of a first item from which the next kernel may start at once.
-constexpr int LONG = 48;
-// CTAs of a cluster at most.
-constexpr int CLUSTER = 16;
-// Lanes of a warp that say that a slot is free: one, for all it met at a barrier or a __syncwarp. Racecheck does not see what one
-// lane says for others.
-#ifdef KEYFOLD_RACECHECK
-constexpr int TELLING = 32;
-#else
-constexpr int TELLING = 1;
-#endif
-// `RECENT` in mod.rs: rows at the end of a sequence that the kernel before this one may have written.
-constexpr int RECENT = 8;
 
 template <int D_, int E_, int KEYS_, bool SHARED_, bool ROTATE_, int ROW_GROUPS_, int VALUE_GROUPS_, int RAW_ = 0,
           bool FACTORS_ = false, bool DIRECT_ = false>
